@@ -1,0 +1,266 @@
+"""The words that the rooms exchange: what the log said, what a sink said, what a look found, what a row shows.
+
+Ranges are half-open ``(first, stop)`` everywhere inside the program, as Kafka's own high watermark and committed
+offset are; the step to closed ranges is made once, where JSON is written. Times are integer milliseconds since the
+epoch (``*_ms``). ``None`` means unknown, never zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import msgspec
+
+Run = tuple[int, int]
+"""Half-open range of offsets: first offset, one past the last."""
+Runs = tuple[Run, ...]
+"""Ascending, disjoint, non-touching runs."""
+
+CHUNK = 65_536
+"""Offsets per chunk: the span of one Roaring container (https://roaringbitmap.org, format specification)."""
+MAX_OFFSET = 2**63 - 1
+"""Kafka's offsets are signed 64-bit integers."""
+
+
+class Absent(StrEnum):
+    """Why an offset inside the log has no record."""
+
+    TRANSACTION_MARKER = "transaction_marker"
+    ABORTED = "aborted"
+    COMPACTED = "compacted"
+
+
+class Cause(StrEnum):
+    """Why a gap is open."""
+
+    NOT_RECEIVED = "not_received"
+    EXPIRED = "expired"
+    VANISHED = "vanished"
+    UNREADABLE = "unreadable"
+    LOG_HOLE = "log_hole"
+
+
+class Reason(StrEnum):
+    """Why a record that did not arrive is not counted as missing."""
+
+    TOMBSTONE = "tombstone"
+    QUARANTINED = "quarantined"
+    COMPACTED = "compacted"
+    ACKNOWLEDGED = "acknowledged"
+    UNOBSERVED = "unobserved"
+    TRUNCATED = "truncated"
+
+
+class Status(StrEnum):
+    """What an observation says of its offsets."""
+
+    RECEIVED = "received"
+    QUARANTINED = "quarantined"
+    UNOBSERVED = "unobserved"
+    ACKNOWLEDGED = "acknowledged"
+
+
+@dataclass(frozen=True, slots=True)
+class LogRead:
+    """One answer of the log reader for one partition; says something about each offset of ``[position, next)``.
+
+    ``records``, the runs in ``absent``, ``holes``, ``unreadable`` and ``unread`` are disjoint and together cover
+    exactly ``[position, next)``.
+    """
+
+    position: int
+    """The offset this answer follows: the ledger takes it only if its own ``log.read`` is equal."""
+    next: int
+    """First offset not covered."""
+    topic_id: bytes
+    """16 bytes (KIP-516); 16 zero bytes where the broker gives none."""
+    records: Runs = ()
+    absent: dict[Absent, Runs] = field(default_factory=dict)
+    """``transaction_marker`` and ``aborted`` only: what a hole is, the ledger decides by the topic's policy."""
+    holes: Runs = ()
+    """Offsets in no batch, or in a batch that holds fewer records than its range: compacted, or a hole in the log."""
+    unreadable: Runs = ()
+    """Offsets of batches whose CRC is wrong, twice, on two connections."""
+    unread: Runs = ()
+    """Offsets that retention or delete-records removed before the reader got to them."""
+    log_start: int = 0
+    """Log start offset as of this answer."""
+    high_watermark: int = 0
+    last_stable: int = 0
+    """Last stable offset; equal to the high watermark under read_uncommitted."""
+    leader_epoch: int = -1
+    """Partition leader epoch of the last batch covered; -1 where there is none."""
+    min_timestamp_ms: int | None = None
+    """Lowest record time of the records covered, as batch headers tell it; None without records."""
+    max_timestamp_ms: int | None = None
+    size: int = 0
+    """Bytes read for this answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogEnds:
+    """The ends of a log, asked afresh."""
+
+    log_start: int
+    high_watermark: int
+    last_stable: int
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a second look at ``runs`` found in Kafka, on a fresh connection.
+
+    Every offset of ``runs`` below ``upto`` is in exactly one of the fields below or, if in none, still there as a record.
+    """
+
+    upto: int
+    """The look got this far: offsets at or above it were not looked at (bounded work)."""
+    log_start: int
+    """Offsets below it are expired."""
+    holes: Runs = ()
+    """In no batch any more, at or above the log start."""
+    unreadable: Runs = ()
+    tombstones: Runs = ()
+    """Records with a null value."""
+    timestamps: dict[int, int] = field(default_factory=dict)
+    """Offset to record time (ms) for the first and last record of each run that is still there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """An observation that states all that a sink has in ``[first, stop)``."""
+
+    first: int
+    stop: int
+    rows: int
+    at_ms: int
+    """Start of the query."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One accepted observation; see contract, section 4. Carries what was said, not when the broker got it."""
+
+    sink: str
+    runs: Runs
+    status: Status = Status.RECEIVED
+    claim: int | None = None
+    reason: str | None = None
+    source: str | None = None
+    sequence: int | None = None
+    topic_id: bytes | None = None
+    by: str | None = None
+    undo: bool = False
+    snapshot: Snapshot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ObservationRead:
+    """One record of the observations topic as the driver hands it on."""
+
+    position: int
+    """The position this record follows: one past the record before, or where the input was last sought to."""
+    offset: int
+    timestamp_ms: int
+    """The broker's time (LogAppendTime)."""
+    value: bytes | None
+
+
+class Row(msgspec.Struct, kw_only=True, omit_defaults=False):
+    """One row of ``partitions``: a (topic, partition, sink) as of the last flush. Names as in contract section 8."""
+
+    topic: str
+    partition: int
+    sink: str
+    configured: bool
+    heard: bool
+    """Whether anything was ever reported for this sink in this partition (the sink ``log``: always)."""
+    stalled: bool = False
+    catching_up: bool = False
+    reason: str | None = None
+    """Why the row's state is not ok, where the owner knows."""
+    log_start_offset: int | None = None
+    log_read_offset: int | None = None
+    log_end_offset: int | None = None
+    floor_offset: int | None = None
+    horizon_offset: int | None = None
+    records: int | None = None
+    observed: int | None = None
+    rows: int | None = None
+    missing: int | None = None
+    missing_by_cause: dict[str, int] = msgspec.field(default_factory=dict)
+    gaps: int | None = None
+    duplicates: int | None = None
+    lag: int | None = None
+    absent: dict[str, int] = msgspec.field(default_factory=dict)
+    explained: dict[str, int] = msgspec.field(default_factory=dict)
+    sequence: int = 0
+    complete_bound_ms: int | None = None
+    """Complete through this time at most; None: nothing holds it back but the time when the log's end was last read."""
+    complete_known: bool = False
+    """False: complete through is unknown (nothing heard, or the log was never read to its end)."""
+    lateness_ms: int = 0
+    end_read_ms: int | None = None
+    """When the log's end was last read, as of the flush; the worker's heartbeat carries later ones."""
+    oldest_gap_opened_at_ms: int | None = None
+    expires_at_ms: int | None = None
+    checked_at_ms: int | None = None
+    updated_at_ms: int
+    incarnation: str
+    """Topic id, base64 as Kafka's tools print it."""
+
+
+class Gap(msgspec.Struct, kw_only=True):
+    """An open (or, where ``state`` says so, explained) gap as ``gaps`` lists it; half-open offsets."""
+
+    first: int
+    stop: int
+    count: int
+    cause: str
+    """A cause of open gaps, or the reason of an explained one."""
+    open: bool = True
+    opened_at_ms: int | None = None
+    first_timestamp_ms: int | None = None
+    last_timestamp_ms: int | None = None
+    expires_at_ms: int | None = None
+    sequence: int | None = None
+    """Sequence of the event that opened it."""
+
+
+class StatusRecord(msgspec.Struct, kw_only=True, tag_field="kind", tag="partition"):
+    """Status topic, key ``partition/<topic>/<partition>``: rows of every sink, written in the flush's transaction."""
+
+    v: int = 1
+    topic: str
+    partition: int
+    worker: str
+    rows: list[Row]
+
+
+class GapsRecord(msgspec.Struct, kw_only=True, tag_field="kind", tag="gaps"):
+    """Status topic, key ``gaps/<topic>/<partition>/<sink>/<block>``; block = offset // (32 x 65,536). A tombstone empties it.
+
+    A gap that crosses blocks stands in the block of its first offset.
+    """
+
+    v: int = 1
+    topic: str
+    partition: int
+    sink: str
+    block: int
+    gaps: list[Gap]
+
+
+class WorkerRecord(msgspec.Struct, kw_only=True, tag_field="kind", tag="worker"):
+    """Status topic, key ``worker/<instance>``: a sign of life every second, not transactional."""
+
+    v: int = 1
+    worker: str
+    at_ms: int
+    session_timeout_ms: int
+    stopped: bool = False
+    checked: dict[str, int] = msgspec.field(default_factory=dict)
+    """``<topic>/<partition>`` -> when the log's end was last read (ms), for partitions this worker owns."""
+    topics: dict[str, int] = msgspec.field(default_factory=dict)
+    """Watched topics that exist -> their number of partitions."""
