@@ -1,0 +1,501 @@
+"""The ledger of one partition: what the log holds, what each sink received, and therefore what is missing.
+
+Runs and observations go in, events and changed sets come out; see docs/DESIGN.md, "The ledger". Nothing here waits, reads a
+clock or knows Kafka. The owner calls, in this order and as often as it likes: :meth:`fold_log`, :meth:`observe`,
+:meth:`heard_to_end`; then :meth:`candidates`, a look at them, :meth:`settle`; then :meth:`evaluate` and a flush.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from stream_app.core.events import Event, EventType, pieces
+from stream_app.core.log import LogState
+from stream_app.core.model import Absent, Cause, LogRead, Look, Observation, ObservationRead, Reason, Run, Runs, Status
+from stream_app.core.offsets import OffsetSet
+from stream_app.core.sink import STAMPS_MAX, Moved, Opening, Policy, SinkState
+
+LOG_SINK = "log"
+"""The built-in sink: what the log itself lacks."""
+UNCONFIGURED_MAX = 32
+"""Sinks kept per partition that report but stand in no configuration."""
+LOOK_SPAN_MAX = 32 * 65_536
+"""Offsets judged in one step: bounds what one second look has to read."""
+LOOK_RUNS_MAX = 1_000
+DUPLICATES_EVERY_MS = 1_000
+"""A key tells duplicates at most this often."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What a second look is needed for before ``[settled, stop)`` of a sink is judged."""
+
+    sink: str
+    stop: int
+    passed_ms: int
+    runs: Runs
+
+
+@dataclass(slots=True)
+class Ledger:
+    """All that is known of one partition; owned by one worker at a time."""
+
+    topic: str
+    partition: int
+    birth: str
+    """Names this state: a state that had to begin anew has another one, and its events begin at 1."""
+    log: LogState
+    policies: dict[str, Policy]
+    sinks: dict[str, SinkState] = field(default_factory=dict)
+    observed_to: int = 0
+    """Next offset of the observations partition to fold."""
+    observations_id: bytes = bytes(16)
+    """Topic id of the observations topic."""
+    broker_ms: int | None = None
+    """Broker's time of the last observation folded; never backward."""
+    heard_ms: int | None = None
+    """Worker's time up to which the observations were read to their end; of this owner, not kept."""
+    lateness_ms: int = 0
+    """How late a record's time may be and still count for ``complete through``."""
+    retention_ms: int | None = None
+    """The watched topic's retention.ms, for ``expires_at``; None: unknown or unlimited."""
+    events: list[Event] = field(default_factory=list)
+    """Told but not flushed yet."""
+
+    def __post_init__(self) -> None:
+        self.configure(self.policies, 0)
+
+    @classmethod
+    def create(
+        cls, topic: str, partition: int, birth: str, *, topic_id: bytes, log_start: int, log_end: int, policies: Mapping[str, Policy]
+    ) -> Ledger:
+        """State of a partition seen for the first time; reading begins at the log's start."""
+        log = LogState(topic_id, origin=log_start, seen_end=log_end, start=log_start, read=log_start, end=log_end, last_stable=log_end)
+        return cls(topic, partition, birth, log, dict(policies))
+
+    def configure(self, policies: Mapping[str, Policy], now_ms: int) -> None:
+        """Apply the configuration: new sinks begin, known ones change their rules, those that left it are kept apart."""
+        self.policies = dict(policies)
+        for name, policy in (*self.policies.items(), (LOG_SINK, Policy(LOG_SINK))):
+            if name in self.sinks:
+                self._returns(self.sinks[name], policy, now_ms)
+            else:
+                self._add_sink(policy)
+        for name, sink in self.sinks.items():
+            if name not in self.policies and name != LOG_SINK and sink.policy.configured:
+                self._leaves(sink, now_ms)
+
+    def _returns(self, sink: SinkState, policy: Policy, now_ms: int) -> None:
+        told, sink.policy = sink.policy.configured, policy
+        if not told:
+            sink.openings.clear()
+            for cause in Cause:
+                self._open(sink, cause, sink.open[cause].copy(), None, None, now_ms)
+
+    def _leaves(self, sink: SinkState, now_ms: int) -> None:
+        """Nobody is alerted of it any more: close for subscribers what is open; it stays open here, in case it comes back."""
+        for cause in Cause:
+            for piece in pieces(sink.open[cause]):
+                self._tell(EventType.GAP_EXPLAINED, sink, now_ms, cause=cause, ranges=piece, reason="the sink left the configuration")
+        self._tell(EventType.SINK_REMOVED, sink, now_ms, reason="the sink left the configuration")
+        sink.policy = self._unconfigured(sink.policy.name)
+
+    def _add_sink(self, policy: Policy) -> SinkState:
+        sink = SinkState(policy)
+        if policy.floor is not None:
+            sink.floor = max(policy.floor, self.log.origin)
+        sink.unread = self.log.unread.copy()
+        self.sinks[policy.name] = sink
+        return sink
+
+    def judged(self) -> Iterable[SinkState]:
+        """Every sink but the log itself."""
+        return (sink for name, sink in self.sinks.items() if name != LOG_SINK)
+
+    def begin(self, now_ms: int) -> None:
+        """A worker takes over: what was timed by another worker's clock starts anew."""
+        self.heard_ms = None
+        for sink in self.judged():
+            sink.moved_ms = now_ms if sink.moved_ms is not None else None
+            for sample in sink.samples:
+                sample.worker_ms = now_ms
+
+    # --- inputs -------------------------------------------------------------------------------------------------------
+
+    def fold_log(self, read: LogRead, now_ms: int) -> bool:
+        """Take one answer of the log reader; False: it does not follow what was read, have the reader go back."""
+        log = self.log
+        if not log.takes(read):
+            return False
+        before = log.read
+        absent, holes = self._explain_holes(read)
+        log.note_absent(Absent.COMPACTED, absent)
+        log.advance(read, now_ms)
+        if holes:
+            self._open_holes(holes, now_ms)
+        if read.unread:
+            self._note_unread(read.unread, now_ms)
+        if read.unreadable:
+            self._tell(EventType.LOG_UNREADABLE, self.sinks[LOG_SINK], now_ms, ranges=OffsetSet(read.unreadable))
+        for sink in self.judged():
+            if log.read > before:
+                sink.log_read_to(log, before)
+            self._expire(sink, now_ms)
+        self._forget()
+        return True
+
+    def _explain_holes(self, read: LogRead) -> tuple[Runs, Runs]:
+        """Holes are compaction's, but for those written after first sight where cleanup.policy never was ``compact``."""
+        if self.log.ever_compacted is not False:
+            return read.holes, ()
+        edge = self.log.seen_end
+        compacted = tuple((first, min(stop, edge)) for first, stop in read.holes if first < edge)
+        unexplained = tuple((max(first, edge), stop) for first, stop in read.holes if stop > edge)
+        return compacted, unexplained
+
+    def _open_holes(self, holes: Runs, now_ms: int) -> None:
+        offsets = OffsetSet(holes)
+        self.log.holes.update(offsets)
+        sink = self.sinks[LOG_SINK]
+        sink.open[Cause.LOG_HOLE].update(offsets)
+        self._open(sink, Cause.LOG_HOLE, offsets, None, None, now_ms)
+
+    def _note_unread(self, unread: Runs, now_ms: int) -> None:
+        offsets = OffsetSet(unread)
+        for sink in self.judged():
+            lost = offsets - sink.received
+            lost.remove(0, max(sink.floor or 0, self.log.origin))
+            sink.unread.update(lost)
+        self._tell(EventType.LOG_UNREAD, self.sinks[LOG_SINK], now_ms, ranges=offsets)
+
+    def _expire(self, sink: SinkState, now_ms: int) -> None:
+        gone = sink.expire_below(self.log.start)
+        for piece in pieces(gone):
+            self._tell(EventType.GAP_EXPIRED, sink, now_ms, cause=Cause.EXPIRED, ranges=piece)
+
+    def _forget(self) -> None:
+        """Below the log's start, and below what any sink has to judge still, absent offsets need not be told apart."""
+        edges = [sink.settled for sink in self.judged() if sink.heard and sink.settled is not None]
+        waiting = any(sink.heard and sink.settled is None for sink in self.judged())
+        if not waiting and self.log.start > self.log.origin:
+            self.log.forget_below(min([*edges, self.log.start]))
+
+    def beyond_end(self, observation: Observation) -> bool:
+        """Whether it speaks of offsets at or above the known high watermark, or claims more; ask for the end afresh then."""
+        stop = observation.runs[-1][1] if observation.runs else 0
+        return max(stop, observation.claim or 0) > self.log.end
+
+    def end_is(self, high_watermark: int) -> None:
+        """The high watermark, asked afresh."""
+        self.log.end = max(self.log.end, high_watermark)
+
+    def follows(self, read: ObservationRead) -> bool:
+        """The fence of the observations: only what follows the head changes anything."""
+        return read.position == self.observed_to
+
+    def observe(self, read: ObservationRead, observation: Observation | None, now_ms: int) -> bool:
+        """Fold one record of the observations topic (None: it was rejected); False: it does not follow, seek back."""
+        if not self.follows(read):
+            return False
+        self.observed_to = read.offset + 1
+        self.broker_ms = max(read.timestamp_ms, self.broker_ms or 0)
+        if observation is None:
+            return True
+        sink = self.sinks.get(observation.sink) or self._add_sink(self._unconfigured(observation.sink))
+        moved = sink.observe(observation, self.log, self.broker_ms, now_ms)
+        self._tell_moved(sink, observation, moved, now_ms)
+        return True
+
+    def has_room_for(self, name: str) -> bool:
+        """Whether a sink of this name may report: configured, known, or one of few that are neither."""
+        return name in self.sinks or sum(not sink.policy.configured for sink in self.judged()) < UNCONFIGURED_MAX
+
+    def _unconfigured(self, name: str) -> Policy:
+        return Policy(name, configured=False, stall_after_ms=None, tell_duplicates=False)
+
+    def _tell_moved(self, sink: SinkState, observation: Observation, moved: Moved, now_ms: int) -> None:
+        for cause, offsets in moved.filled.items():
+            for piece in pieces(offsets):
+                self._tell(EventType.GAP_FILLED, sink, now_ms, cause=cause, ranges=piece)
+        acknowledged = observation.status is Status.ACKNOWLEDGED
+        kind = EventType.GAP_ACKNOWLEDGED if acknowledged else EventType.GAP_EXPLAINED
+        reason = observation.reason if acknowledged else str(observation.status)
+        for cause, offsets in moved.explained.items():
+            for piece in pieces(offsets):
+                self._tell(kind, sink, now_ms, cause=cause, ranges=piece, reason=reason, by=observation.by)
+        for cause, offsets in moved.reopened.items():
+            self._open(sink, cause, offsets, None, None, now_ms, reason="acknowledgement undone", by=observation.by)
+
+    def heard_to_end(self, at_ms: int) -> None:
+        """The observations were read to their end as it was at this time (worker's clock)."""
+        self.heard_ms = max(at_ms, self.heard_ms or 0)
+
+    # --- verdicts -----------------------------------------------------------------------------------------------------
+
+    def candidates(self) -> list[Candidates]:
+        """Settle what needs no look; return what does, one step per sink, bounded."""
+        found = []
+        for sink in self.judged():
+            sample = sink.passed(self.broker_ms, self.heard_ms)
+            if sample is None:
+                continue
+            sink.fix_floor(self.log)
+            due = self._due(sink, min(sample.horizon, self.log.read), sample.worker_ms)
+            if due is not None:
+                found.append(due)
+        return found
+
+    def _due(self, sink: SinkState, stop: int, passed_ms: int) -> Candidates | None:
+        settled = sink.settled
+        assert settled is not None
+        if stop <= settled:
+            return None
+        lacking = sink.candidates(stop, self.log)
+        first = lacking.first()
+        if first is None:
+            sink.settle(stop, None, self.log)
+            return None
+        sink.settle(first, None, self.log)
+        runs: list[Run] = []
+        for a, b in lacking.runs(first, first + LOOK_SPAN_MAX):
+            if len(runs) == LOOK_RUNS_MAX:
+                stop = a
+                break
+            runs.append((a, b))
+        else:
+            stop = min(stop, first + LOOK_SPAN_MAX)
+        return Candidates(sink.policy.name, stop, passed_ms, tuple(runs))
+
+    def settle(self, due: Candidates, look: Look, now_ms: int) -> None:
+        """Judge what was looked at, as far as the look got."""
+        sink = self.sinks.get(due.sink)
+        stop = min(due.stop, look.upto, self.log.read)
+        if sink is None or sink.settled is None or stop <= sink.settled:
+            return
+        opened = sink.settle(stop, look, self.log)
+        for cause, offsets in opened.items():
+            self._remember_times(sink, offsets, look.timestamps)
+            self._open(sink, cause, offsets, due.passed_ms, look.timestamps, now_ms)
+
+    def _remember_times(self, sink: SinkState, offsets: OffsetSet, timestamps: Mapping[int, int]) -> None:
+        for first, stop in offsets.runs():
+            for offset in (first, stop - 1):
+                if offset in timestamps and len(sink.stamps) < STAMPS_MAX:
+                    sink.stamps[offset] = timestamps[offset]
+
+    def _open(
+        self,
+        sink: SinkState,
+        cause: Cause,
+        offsets: OffsetSet,
+        passed_ms: int | None,
+        timestamps: Mapping[int, int] | None,
+        now_ms: int,
+        *,
+        reason: str | None = None,
+        by: str | None = None,
+    ) -> None:
+        for piece in pieces(offsets):
+            first, last = piece.first(), piece.last()
+            assert first is not None
+            assert last is not None
+            within = [ms for offset, ms in (timestamps or {}).items() if first <= offset <= last]
+            lowest = min(within, default=self.log.timeline.lowest_from(first))
+            expires = None
+            if cause is Cause.NOT_RECEIVED and self.retention_ms is not None and within:
+                expires = min(within) + self.retention_ms
+            opening = Opening(sink.sequence + 1, cause, first, last + 1, now_ms, lowest)
+            sink.openings.append(opening)
+            self._tell(
+                EventType.GAP_OPENED,
+                sink,
+                now_ms,
+                cause=cause,
+                ranges=piece,
+                first_timestamp_ms=(timestamps or {}).get(first),
+                last_timestamp_ms=(timestamps or {}).get(last),
+                passed_at_ms=passed_ms,
+                expires_at_ms=expires,
+                reason=reason,
+                by=by,
+            )
+
+    def vanish(self, name: str, offsets: OffsetSet, now_ms: int) -> None:
+        """Two agreeing snapshots of a sink lack these offsets."""
+        sink = self.sinks[name]
+        gone = sink.vanish(offsets, self.log)
+        if gone:
+            self._open(sink, Cause.VANISHED, gone, None, None, now_ms)
+
+    # --- the log lost its end, or is another one -----------------------------------------------------------------------
+
+    def truncate(self, offset: int, now_ms: int, *, reason: str | None = None) -> None:
+        """The log lost everything from ``offset`` on: tell it, forget it, read it again."""
+        log = self.log
+        lost = OffsetSet([(offset, max(log.read, offset))])
+        for sink in self.sinks.values():
+            self._close_truncated(sink, sink.truncate(offset), now_ms, reason or "the log was truncated")
+        if lost:
+            self._tell(EventType.LOG_TRUNCATED, self.sinks[LOG_SINK], now_ms, ranges=lost, reason=reason)
+        log.records -= log.records_within(offset, log.read)
+        for cause, absent in log.absent.items():
+            log.absent_counts[cause] = log.absent_counts.get(cause, 0) - absent.count_within(offset, 2**63 - 1)
+        for offsets in (*log.absent.values(), log.holes, log.unreadable, log.unread):
+            offsets.remove(offset, 2**63 - 1)
+        log.timeline.forget_from(offset)
+        log.read = min(log.read, offset)
+        log.end = min(log.end, offset)
+        log.last_stable = min(log.last_stable, offset)
+
+    def _close_truncated(self, sink: SinkState, closed: Mapping[Cause, OffsetSet], now_ms: int, reason: str) -> None:
+        for cause, offsets in closed.items():
+            for piece in pieces(offsets):
+                self._tell(EventType.GAP_EXPLAINED, sink, now_ms, cause=cause, ranges=piece, reason=f"{Reason.TRUNCATED}: {reason}")
+
+    def recreate(self, topic_id: bytes, log_start: int, log_end: int, now_ms: int) -> None:
+        """The topic is another one of the same name: close what was open, begin anew; nothing is compared across the two."""
+        for sink in self.sinks.values():
+            self._close_truncated(sink, sink.truncate(0), now_ms, "the topic was re-created")
+        self._tell(EventType.LOG_RECREATED, self.sinks[LOG_SINK], now_ms, reason=f"topic id {topic_id.hex()}")
+        told = {name: sink.sequence for name, sink in self.sinks.items()}
+        compacted = self.log.ever_compacted
+        self.log = LogState(topic_id, origin=log_start, seen_end=log_end, start=log_start, read=log_start, end=log_end, last_stable=log_end)
+        self.log.ever_compacted = compacted
+        self.sinks = {}
+        self.configure(self.policies, now_ms)
+        for name, sequence in told.items():
+            sink = self.sinks.get(name) or self._add_sink(self._unconfigured(name))
+            sink.sequence = sequence
+
+    # --- telling ------------------------------------------------------------------------------------------------------
+
+    def evaluate(self, now_ms: int) -> None:
+        """What is told by time rather than at once: early explanations, duplicates, stalls."""
+        for sink in self.judged():
+            self._tell_explained_early(sink, now_ms)
+            self._tell_duplicates(sink, now_ms)
+            self._tell_stall(sink, now_ms)
+        for sink in self.sinks.values():
+            sink.tidy()
+            sink.complete_ms = self._complete_now(sink)
+
+    # --- complete through ---------------------------------------------------------------------------------------------
+
+    def complete_bound(self, sink: SinkState) -> tuple[int | None, bool]:
+        """(record time up to which nothing of this sink is unresolved, None: to the end; whether it is known at all)."""
+        log = self.log
+        is_log = sink.policy.name == LOG_SINK
+        if log.end_read_ms is None or (sink.horizon is None and not is_log):
+            return sink.complete_ms, sink.complete_ms is not None
+        held: list[int | None] = [None if o.lowest_ms is None else o.lowest_ms - 1 for o in sink.openings]
+        if log.unread if is_log else sink.unread:
+            held.append(log.unread_held_ms)
+        first = log.read if is_log else self._first_in_flight(sink)
+        if first < log.bound:
+            lowest = log.timeline.lowest_from(first) if first < log.read else log.latest_ms
+            held.append(None if lowest is None else lowest - 1)
+        if any(bound is None for bound in held):
+            return sink.complete_ms, sink.complete_ms is not None
+        lowest = min((bound for bound in held if bound is not None), default=None)
+        if lowest is None:
+            return None, True
+        return max(lowest - self.lateness_ms, sink.complete_ms or 0), True
+
+    def _complete_now(self, sink: SinkState) -> int | None:
+        """What was said last never falls, so it is part of the state."""
+        bound, known = self.complete_bound(sink)
+        if not known or self.log.end_read_ms is None:
+            return sink.complete_ms
+        reached = self.log.end_read_ms - self.lateness_ms
+        return max(min(reached, bound) if bound is not None else reached, sink.complete_ms or 0)
+
+    def _first_in_flight(self, sink: SinkState) -> int:
+        """First record that is neither received nor explained nor open; the log's read offset when there is none."""
+        start = sink.settled if sink.settled is not None else sink.floor
+        if start is None:
+            start = sink.received.first()
+        if start is None:
+            return self.log.read
+        first = sink.unaccounted(start, self.log.read, self.log).first()
+        return self.log.read if first is None else first
+
+    def _tell_explained_early(self, sink: SinkState, now_ms: int) -> None:
+        for reason, offsets in sink.untold.items():
+            known = offsets.within(0, self.log.read)
+            if not known:
+                continue
+            offsets.remove(0, self.log.read)
+            for piece in pieces(self.log.without_absent(known & sink.explained[reason])):
+                self._tell(EventType.GAP_EXPLAINED, sink, now_ms, ranges=piece, reason=str(reason))
+
+    def _tell_duplicates(self, sink: SinkState, now_ms: int) -> None:
+        if not sink.untold_duplicates:
+            return
+        last = sink.told_duplicates_ms
+        if last is not None and last <= now_ms < last + DUPLICATES_EVERY_MS:
+            return
+        for piece in pieces(sink.untold_duplicates):
+            self._tell(EventType.DUPLICATE_DETECTED, sink, now_ms, ranges=piece)
+        sink.untold_duplicates.remove(0, 2**63)
+        sink.told_duplicates_ms = now_ms
+
+    def _tell_stall(self, sink: SinkState, now_ms: int) -> None:
+        after, heard = sink.policy.stall_after_ms, self.heard_ms
+        lag = self.lag(sink)
+        waits = after is not None and heard is not None and sink.moved_ms is not None and lag is not None
+        stalled = bool(waits and lag and heard - sink.moved_ms >= after)  # type: ignore[operator]  # waits says they are known
+        if stalled and not sink.stalled:
+            sink.stalled = True
+            self._tell(EventType.SINK_STALLED, sink, now_ms, reason=f"{lag} records ahead and the horizon has not moved")
+        elif sink.stalled and not stalled and heard is not None:
+            sink.stalled = False
+            self._tell(EventType.SINK_RESUMED, sink, now_ms)
+
+    def lag(self, sink: SinkState) -> int | None:
+        """Records at or above the horizon; None while there is no horizon."""
+        horizon = sink.horizon
+        if horizon is None:
+            return None
+        read = self.log.read
+        return self.log.records_within(horizon, read) + max(self.log.bound - max(read, horizon), 0)
+
+    def gaps_of(self, sink: SinkState, cause: Cause) -> list[tuple[int, int, int]]:
+        """Open gaps of one cause as (first, stop, records): maximal runs, offsets without a record inside don't split."""
+        gaps: list[tuple[int, int, int]] = []
+        for first, stop in sink.open[cause].runs():
+            if gaps:
+                last_first, last_stop, count = gaps[-1]
+                if self.log.absent_within(last_stop, first) == first - last_stop:
+                    gaps[-1] = (last_first, stop, count + stop - first)
+                    continue
+            gaps.append((first, stop, stop - first))
+        return gaps
+
+    def _tell(self, kind: EventType, sink: SinkState, now_ms: int, **facts: object) -> None:
+        if not sink.policy.configured:
+            return
+        sink.sequence += 1
+        count = sum(gap.count for gap in sink.open.values())
+        gaps = sum(len(self.gaps_of(sink, cause)) for cause in Cause if sink.open[cause])
+        self.events.append(
+            Event(
+                kind,
+                self.topic,
+                self.partition,
+                sink.policy.name,
+                sink.sequence,
+                now_ms,
+                open_count=count,
+                open_gaps=gaps,
+                horizon=sink.horizon,
+                log_start=self.log.start,
+                log_end=self.log.end,
+                **facts,  # type: ignore[arg-type]  # the facts are fields of Event, named by the callers above
+            )
+        )
+
+    def take_events(self) -> list[Event]:
+        """The events to be written with this flush, in order; told once."""
+        events, self.events = self.events, []
+        return events

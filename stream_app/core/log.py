@@ -1,0 +1,168 @@
+"""What one partition of a watched topic holds: one incarnation of its log.
+
+Only what has no record is stored: every offset of ``[origin, read)`` is a record unless it is absent, a hole or unread. So a
+dense log costs the same whatever its length.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, field
+
+from stream_app.core.model import Absent, LogRead, Runs
+from stream_app.core.offsets import OffsetSet
+
+TIMELINE_MAX = 128
+"""Segments of (first offset, lowest record time) kept for ``complete through``; the older half is thinned when there are more.
+128 segments are about 1 kB of the head that each flush writes."""
+
+
+@dataclass(slots=True)
+class Timeline:
+    """Lowest record time from an offset on, coarser for older offsets; always a lower bound."""
+
+    starts: list[int] = field(default_factory=list)
+    lowest: list[int] = field(default_factory=list)
+
+    def add(self, first: int, lowest_ms: int) -> None:
+        """Records from ``first`` on are not older than ``lowest_ms``; ``first`` never goes back."""
+        self.starts.append(first)
+        self.lowest.append(lowest_ms)
+        if len(self.starts) > TIMELINE_MAX:
+            self._thin()
+
+    def _thin(self) -> None:
+        half = len(self.starts) // 2
+        self.lowest = [min(self.lowest[i : i + 2]) for i in range(0, half, 2)] + self.lowest[half:]
+        self.starts = self.starts[0:half:2] + self.starts[half:]
+
+    def lowest_from(self, offset: int) -> int | None:
+        """A time that no record at or above ``offset`` undercuts; None where nothing is known."""
+        at = max(bisect_right(self.starts, offset) - 1, 0)
+        return min(self.lowest[at:], default=None)
+
+    def forget_below(self, offset: int) -> None:
+        """Drop what ends at or below ``offset``."""
+        at = bisect_right(self.starts, offset) - 1
+        if at > 0:
+            del self.starts[:at]
+            del self.lowest[:at]
+
+    def forget_from(self, offset: int) -> None:
+        """Drop what begins at or above ``offset``."""
+        at = bisect_right(self.starts, offset - 1)
+        del self.starts[at:]
+        del self.lowest[at:]
+
+
+@dataclass(slots=True)
+class LogState:
+    """One incarnation of a log: its ends, what is absent, how far it was read."""
+
+    topic_id: bytes
+    origin: int
+    """Log start when it was first seen; nothing below it is ever judged."""
+    seen_end: int
+    """High watermark when it was first seen: holes below it may come from a compaction before our time."""
+    start: int
+    read: int
+    """Next offset to read; everything below is a record, absent or unread."""
+    end: int
+    """High watermark, as last told."""
+    last_stable: int
+    leader_epoch: int = -1
+    end_read_ms: int | None = None
+    """When the log was last read to its end, by the worker's clock."""
+    ever_compacted: bool | None = None
+    """Whether cleanup.policy was ``compact`` at any time since first sight; None: could not be asked."""
+    records: int = 0
+    """Records read since first sight."""
+    absent_counts: dict[Absent, int] = field(default_factory=dict)
+    absent: dict[Absent, OffsetSet] = field(default_factory=lambda: {cause: OffsetSet() for cause in Absent})
+    holes: OffsetSet = field(default_factory=OffsetSet)
+    """Offsets that the log lacks and nothing explains: neither records nor absent; open gaps of the sink ``log``."""
+    unreadable: OffsetSet = field(default_factory=OffsetSet)
+    """Records (as the batch headers say) of batches that no consumer can read."""
+    unread: OffsetSet = field(default_factory=OffsetSet)
+    unread_held_ms: int | None = None
+    """Latest record time known before the first unread offset: complete through stays at or below it."""
+    latest_ms: int | None = None
+    """Latest record time seen."""
+    timeline: Timeline = field(default_factory=Timeline)
+
+    @property
+    def bound(self) -> int:
+        """The log's end for a reader of this isolation: last stable offset (or high watermark)."""
+        return min(self.last_stable, self.end)
+
+    def takes(self, read: LogRead) -> bool:
+        """The fence: only what follows what was read, of the same incarnation, changes anything."""
+        return read.position == self.read and read.topic_id == self.topic_id
+
+    def advance(self, read: LogRead, now_ms: int) -> None:
+        """Take one answer of the reader (the caller asked :meth:`takes`); holes come as absent or not at all."""
+        for cause, runs in read.absent.items():
+            self.note_absent(cause, runs)
+        self.records += sum(stop - first for runs in (read.records, read.unreadable) for first, stop in runs)
+        for first, stop in read.unreadable:
+            self.unreadable.add(first, stop)
+        if read.unread:
+            if self.unread_held_ms is None and self.latest_ms is not None:
+                self.unread_held_ms = self.latest_ms
+            for first, stop in read.unread:
+                self.unread.add(first, stop)
+        if read.min_timestamp_ms is not None:
+            self.timeline.add(read.position, read.min_timestamp_ms)
+        if read.max_timestamp_ms is not None:
+            self.latest_ms = max(read.max_timestamp_ms, self.latest_ms or read.max_timestamp_ms)
+        self.read = read.next
+        self.start = max(self.start, read.log_start)
+        self.end = read.high_watermark
+        self.last_stable = read.last_stable
+        if read.leader_epoch >= 0:
+            self.leader_epoch = read.leader_epoch
+        if self.read >= self.bound:
+            self.end_read_ms = now_ms
+
+    def note_absent(self, cause: Absent, runs: Runs) -> None:
+        """Offsets that hold no record, for a lawful reason."""
+        if not runs:
+            return
+        add_runs(self.absent[cause], runs)
+        self.absent_counts[cause] = self.absent_counts.get(cause, 0) + sum(stop - first for first, stop in runs)
+
+    def without_absent(self, offsets: OffsetSet) -> OffsetSet:
+        """The same set without the offsets that hold no record; changes and returns its argument."""
+        if not offsets:
+            return offsets
+        for absent in (*self.absent.values(), self.holes):
+            if absent:
+                offsets.difference_update(absent)
+        return offsets
+
+    def absent_within(self, first: int, stop: int) -> int:
+        """How many offsets of ``[first, stop)`` hold no record."""
+        return sum(absent.count_within(first, stop) for absent in (*self.absent.values(), self.holes) if absent)
+
+    def records_within(self, first: int, stop: int) -> int:
+        """How many records ``[first, stop)`` holds, as far as it was read."""
+        first, stop = max(first, self.origin), min(stop, self.read)
+        if first >= stop:
+            return 0
+        return stop - first - self.absent_within(first, stop) - self.unread.count_within(first, stop)
+
+    def forget_below(self, offset: int) -> None:
+        """Drop what is known of absent offsets below; the counters stay."""
+        for absent in (*self.absent.values(), self.holes, self.unreadable):
+            absent.remove(0, offset)
+        self.timeline.forget_below(offset)
+
+
+def add_runs(target: OffsetSet, runs: Runs) -> None:
+    """Add runs, single offsets in bulk: a topic of small transactions has a marker after every few records."""
+    singles = [first for first, stop in runs if stop - first == 1]
+    if len(singles) > 16:
+        target.add_many(singles)
+        runs = tuple(run for run in runs if run[1] - run[0] > 1)
+    for first, stop in runs:
+        target.add(first, stop)

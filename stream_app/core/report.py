@@ -1,0 +1,114 @@
+"""What a ledger shows: a row per sink and the open gaps, as of now; the same for API, metrics and status topic."""
+
+from __future__ import annotations
+
+import base64
+
+from stream_app.core.ledger import LOG_SINK, Ledger
+from stream_app.core.model import Cause, Gap, Row
+from stream_app.core.sink import SinkState
+
+
+def rows(ledger: Ledger, now_ms: int) -> list[Row]:
+    """One row per sink of this partition, the log's own first."""
+    ordered = sorted(ledger.sinks.values(), key=lambda sink: (sink.policy.name != LOG_SINK, sink.policy.name))
+    return [_row(ledger, sink, now_ms) for sink in ordered]
+
+
+def _row(ledger: Ledger, sink: SinkState, now_ms: int) -> Row:
+    log = ledger.log
+    is_log = sink.policy.name == LOG_SINK
+    heard = is_log or sink.heard
+    by_cause = {str(cause): gap.count for cause, gap in sink.open.items() if gap}
+    gaps = {cause: ledger.gaps_of(sink, cause) for cause in Cause if sink.open[cause]}
+    bound, known = ledger.complete_bound(sink)
+    return Row(
+        topic=ledger.topic,
+        partition=ledger.partition,
+        sink=sink.policy.name,
+        configured=sink.policy.configured,
+        heard=heard,
+        stalled=sink.stalled,
+        catching_up=log.end_read_ms is None or log.read < log.bound,
+        reason=None if heard else "never heard of in this partition",
+        log_start_offset=log.start,
+        log_read_offset=log.read,
+        log_end_offset=log.end,
+        floor_offset=log.origin if is_log else sink.floor,
+        horizon_offset=log.read if is_log else sink.horizon,
+        records=log.records,
+        observed=log.records if is_log else (sink.observed if heard else None),
+        missing=sum(by_cause.values()) if heard else None,
+        missing_by_cause=by_cause,
+        gaps=sum(map(len, gaps.values())) if heard else None,
+        duplicates=sink.duplicates if heard else None,
+        lag=max(log.bound - log.read, 0) if is_log else ledger.lag(sink),
+        absent={str(cause): count for cause, count in log.absent_counts.items() if count},
+        explained=_explained(sink),
+        sequence=sink.sequence,
+        complete_bound_ms=bound,
+        complete_known=known,
+        lateness_ms=ledger.lateness_ms,
+        end_read_ms=log.end_read_ms,
+        oldest_gap_opened_at_ms=min((opening.opened_at_ms for opening in sink.openings), default=None),
+        expires_at_ms=_expires(ledger, sink),
+        checked_at_ms=ledger.heard_ms,
+        updated_at_ms=now_ms,
+        incarnation=topic_id_text(log.topic_id),
+    )
+
+
+def topic_id_text(topic_id: bytes) -> str:
+    """As Kafka's tools print it: URL-safe base64 without padding."""
+    return base64.urlsafe_b64encode(topic_id).rstrip(b"=").decode()
+
+
+def _explained(sink: SinkState) -> dict[str, int]:
+    return {str(reason): offsets.count for reason, offsets in sink.explained.items() if offsets}
+
+
+def _expires(ledger: Ledger, sink: SinkState) -> int | None:
+    """When retention takes the oldest record that is missing and still in Kafka; None: nothing missing, or unknown."""
+    if ledger.retention_ms is None or not sink.open[Cause.NOT_RECEIVED]:
+        return None
+    times = [o.lowest_ms for o in sink.openings if o.cause is Cause.NOT_RECEIVED and o.lowest_ms is not None]
+    return min(times) + ledger.retention_ms if times else None
+
+
+def gaps(ledger: Ledger, sink: SinkState) -> list[Gap]:
+    """The open gaps of a sink, ascending by first offset."""
+    found = []
+    for cause in Cause:
+        for first, stop, count in ledger.gaps_of(sink, cause):
+            found.append(_gap(ledger, sink, cause, first, stop, count))
+    return sorted(found, key=lambda gap: (gap.first, gap.cause))
+
+
+def _gap(ledger: Ledger, sink: SinkState, cause: Cause, first: int, stop: int, count: int) -> Gap:
+    over = [o for o in sink.openings if o.first < stop and first < o.stop]
+    opening = min(over, key=lambda o: (o.cause is not cause, o.opened_at_ms, o.sequence), default=None)
+    first_ms, last_ms = sink.stamps.get(first), sink.stamps.get(stop - 1)
+    expires = None
+    if cause is Cause.NOT_RECEIVED and first_ms is not None and ledger.retention_ms is not None:
+        expires = first_ms + ledger.retention_ms
+    return Gap(
+        first=first,
+        stop=stop,
+        count=count,
+        cause=str(cause),
+        opened_at_ms=opening.opened_at_ms if opening else None,
+        first_timestamp_ms=first_ms,
+        last_timestamp_ms=last_ms,
+        expires_at_ms=expires,
+        sequence=opening.sequence if opening else None,
+    )
+
+
+def explained_gaps(ledger: Ledger, sink: SinkState) -> list[Gap]:
+    """What is explained, by reason, as ``gaps --all`` lists it."""
+    found = [
+        Gap(first=first, stop=stop, count=stop - first, cause=str(reason), open=False)
+        for reason, offsets in sink.explained.items()
+        for first, stop in offsets.runs()
+    ]
+    return sorted(found, key=lambda gap: (gap.first, gap.cause))

@@ -1,0 +1,290 @@
+"""The ledger as keys and values: what a flush writes to the changelog and a new owner reads back.
+
+A key is: partition (4 bytes, big-endian; Faust's store maps a key to one partition), format version (1 byte), topic id (16
+bytes: the incarnation), kind (1 byte), then for a sink its name, then for a set its number and the chunk. So a flush writes
+only what changed, and nothing of one incarnation can be taken for another's.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from stream_app.core.ledger import Ledger
+from stream_app.core.log import LogState, Timeline
+from stream_app.core.model import Absent, Cause, Reason
+from stream_app.core.offsets import OffsetSet
+from stream_app.core.sink import EXPLAINED, Opening, Policy, Sample, SinkState
+
+VERSION = 1
+"""Of keys and values; a state of another version is refused, never guessed at."""
+_PREFIX = struct.Struct(">IB16sB")
+_CHUNK = struct.Struct(">BQ")
+_HEAD, _SINK, _LOG_SET, _SINK_SET = b"hslt"
+
+Changes = list[tuple[bytes, bytes | None]]
+
+
+class StateError(ValueError):
+    """Stored state that this version can't read."""
+
+
+class Head(msgspec.Struct, array_like=True):
+    """The head of a partition's state: what fences the inputs, and the log's numbers."""
+
+    v: int
+    birth: str
+    observed_to: int
+    observations_id: bytes
+    broker_ms: int | None
+    origin: int
+    seen_end: int
+    start: int
+    read: int
+    end: int
+    last_stable: int
+    leader_epoch: int
+    end_read_ms: int | None
+    ever_compacted: bool | None
+    records: int
+    absent_counts: dict[Absent, int]
+    unread_held_ms: int | None
+    latest_ms: int | None
+    timeline_starts: list[int]
+    timeline_lowest: list[int]
+
+
+class SinkHead(msgspec.Struct, array_like=True):
+    """All of one sink but its sets."""
+
+    v: int
+    configured: bool
+    heard: bool
+    floor: int | None
+    settled: int | None
+    highest: int | None
+    claim: int | None
+    samples: list[tuple[int, int, int]]
+    sources: dict[str, int]
+    sequence: int
+    observed: int
+    duplicates: int
+    absent_observed: int
+    openings: list[tuple[int, Cause, int, int, int, int | None]]
+    stamps: list[tuple[int, int]]
+    moved_ms: int | None
+    stalled: bool
+    complete_ms: int | None
+
+
+def _log_sets(log: LogState) -> list[OffsetSet]:
+    """The log's sets, by their number in keys: never reorder."""
+    causes = (Absent.TRANSACTION_MARKER, Absent.ABORTED, Absent.COMPACTED)
+    return [*(log.absent[cause] for cause in causes), log.holes, log.unreadable, log.unread]
+
+
+def _sink_sets(sink: SinkState) -> list[OffsetSet]:
+    """A sink's sets, by their number in keys: never reorder."""
+    causes = (Cause.NOT_RECEIVED, Cause.EXPIRED, Cause.VANISHED, Cause.UNREADABLE, Cause.LOG_HOLE)
+    return [
+        sink.received,
+        *(sink.open[cause] for cause in causes),
+        *(sink.explained[reason] for reason in EXPLAINED),
+        *(sink.acknowledged[cause] for cause in causes),
+        sink.unread,
+        sink.untold[Reason.QUARANTINED],
+        sink.untold[Reason.UNOBSERVED],
+        sink.untold_duplicates,
+        *sink.again,
+    ]
+
+
+class StateCodec:
+    """Turns one partition's ledger into changed keys and back; remembers what is stored, so unchanged values are not sent."""
+
+    def __init__(self, partition: int) -> None:
+        """For one partition; make a new one at every take-over."""
+        self.partition = partition
+        self._stored: dict[bytes, int] = {}
+
+    def changes(self, ledger: Ledger) -> Changes:
+        """Keys and values that differ from what was stored; None: the key is gone. Marks them as stored."""
+        out: Changes = []
+        topic_id = ledger.log.topic_id
+        for key in [key for key in self._stored if _PREFIX.unpack_from(key)[2] != topic_id]:
+            del self._stored[key]
+            out.append((key, None))
+        self._put(out, self._key(topic_id, _HEAD), msgspec.msgpack.encode(_head(ledger)))
+        self._put_sets(out, self._key(topic_id, _LOG_SET), _log_sets(ledger.log))
+        for name, sink in ledger.sinks.items():
+            self._put(out, self._key(topic_id, _SINK, name), msgspec.msgpack.encode(_sink_head(sink)))
+            self._put_sets(out, self._key(topic_id, _SINK_SET, name), _sink_sets(sink))
+        return out
+
+    def size_bytes(self) -> int:
+        """Bytes of all keys and values stored now."""
+        return sum(len(key) + (size & 0xFFFFFFFF) for key, size in self._stored.items())
+
+    def _key(self, topic_id: bytes, kind: int, name: str | None = None) -> bytes:
+        key = _PREFIX.pack(self.partition, VERSION, topic_id, kind)
+        if name is not None:
+            encoded = name.encode()
+            key += struct.pack(">H", len(encoded)) + encoded
+        return key
+
+    def _put(self, out: Changes, key: bytes, value: bytes | None) -> None:
+        if value is None:
+            if self._stored.pop(key, None) is not None:
+                out.append((key, None))
+            return
+        mark = hash(value) << 32 | len(value)
+        if self._stored.get(key) != mark:
+            self._stored[key] = mark
+            out.append((key, value))
+
+    def _put_sets(self, out: Changes, prefix: bytes, sets: list[OffsetSet]) -> None:
+        for number, offsets in enumerate(sets):
+            if offsets.dirty:
+                for chunk, value in offsets.take_changes().items():
+                    self._put(out, prefix + _CHUNK.pack(number, chunk + 1), value)
+
+    def load(self, topic: str, items: Iterable[tuple[bytes, bytes]], policies: Mapping[str, Policy], now_ms: int) -> Ledger | None:
+        """The ledger that these keys and values make; None where there are none. Raises StateError for what it can't read."""
+        stored = {bytes(key): bytes(value) for key, value in items}
+        if not stored:
+            return None
+        self._stored = {key: hash(value) << 32 | len(value) for key, value in stored.items()}
+        try:
+            return self._load(topic, stored, policies, now_ms)
+        except (ValueError, struct.error, msgspec.MsgspecError) as exc:
+            raise StateError(f"the state of {topic}/{self.partition} can't be read: {exc}") from exc
+
+    def _load(self, topic: str, stored: Mapping[bytes, bytes], policies: Mapping[str, Policy], now_ms: int) -> Ledger:
+        parts = [(*_PREFIX.unpack_from(key), key[_PREFIX.size :], value) for key, value in stored.items()]
+        if any(version != VERSION for _, version, *_ in parts):
+            raise StateError("it was written by another version; see the changelog on how to move")
+        heads = [(topic_id, msgspec.msgpack.decode(value, type=Head)) for _, _, topic_id, kind, _, value in parts if kind == _HEAD]
+        if len(heads) != 1:
+            raise StateError(f"it has {len(heads)} heads")
+        topic_id, head = heads[0]
+        log = _log(topic_id, head)
+        sinks: dict[str, SinkState] = {}
+        for _, _, _, kind, rest, value in parts:
+            if kind == _SINK:
+                name, _ = _name(rest)
+                sinks[name] = _sink(name, msgspec.msgpack.decode(value, type=SinkHead))
+        for _, _, _, kind, rest, value in parts:
+            if kind == _LOG_SET:
+                _load_set(_log_sets(log), rest, value)
+            elif kind == _SINK_SET:
+                name, rest = _name(rest)
+                _load_set(_sink_sets(sinks[name]), rest, value)
+        known = {name: sink.policy for name, sink in sinks.items() if name != "log" and sink.policy.configured}
+        ledger = Ledger(topic, self.partition, head.birth, log, known, sinks, head.observed_to, head.observations_id, head.broker_ms)
+        ledger.configure(policies, now_ms)
+        return ledger
+
+
+def _name(rest: bytes) -> tuple[str, bytes]:
+    (size,) = struct.unpack_from(">H", rest)
+    return rest[2 : 2 + size].decode(), rest[2 + size :]
+
+
+def _load_set(sets: list[OffsetSet], rest: bytes, value: bytes) -> None:
+    number, chunk = _CHUNK.unpack(rest)
+    if number >= len(sets):
+        raise StateError(f"it has a set {number} that this version does not know")
+    sets[number].load(chunk - 1, value)
+
+
+def _head(ledger: Ledger) -> Head:
+    log = ledger.log
+    return Head(
+        VERSION,
+        ledger.birth,
+        ledger.observed_to,
+        ledger.observations_id,
+        ledger.broker_ms,
+        log.origin,
+        log.seen_end,
+        log.start,
+        log.read,
+        log.end,
+        log.last_stable,
+        log.leader_epoch,
+        log.end_read_ms,
+        log.ever_compacted,
+        log.records,
+        log.absent_counts,
+        log.unread_held_ms,
+        log.latest_ms,
+        log.timeline.starts,
+        log.timeline.lowest,
+    )
+
+
+def _log(topic_id: bytes, head: Head) -> LogState:
+    return LogState(
+        topic_id,
+        head.origin,
+        head.seen_end,
+        head.start,
+        head.read,
+        head.end,
+        head.last_stable,
+        head.leader_epoch,
+        head.end_read_ms,
+        head.ever_compacted,
+        head.records,
+        head.absent_counts,
+        unread_held_ms=head.unread_held_ms,
+        latest_ms=head.latest_ms,
+        timeline=Timeline(head.timeline_starts, head.timeline_lowest),
+    )
+
+
+def _sink_head(sink: SinkState) -> SinkHead:
+    return SinkHead(
+        VERSION,
+        sink.policy.configured,
+        sink.heard,
+        sink.floor,
+        sink.settled,
+        sink.highest,
+        sink.claim,
+        [(s.broker_ms, s.worker_ms, s.horizon) for s in sink.samples],
+        sink.sources,
+        sink.sequence,
+        sink.observed,
+        sink.duplicates,
+        sink.absent_observed,
+        [(o.sequence, o.cause, o.first, o.stop, o.opened_at_ms, o.lowest_ms) for o in sink.openings],
+        sorted(sink.stamps.items()),
+        sink.moved_ms,
+        sink.stalled,
+        sink.complete_ms,
+    )
+
+
+def _sink(name: str, head: SinkHead) -> SinkState:
+    return SinkState(
+        Policy(name, configured=head.configured),
+        heard=head.heard,
+        floor=head.floor,
+        settled=head.settled,
+        highest=head.highest,
+        claim=head.claim,
+        samples=[Sample(*sample) for sample in head.samples],
+        sources=head.sources,
+        sequence=head.sequence,
+        observed=head.observed,
+        duplicates=head.duplicates,
+        absent_observed=head.absent_observed,
+        openings=[Opening(*opening) for opening in head.openings],
+        stamps=dict(head.stamps),
+        moved_ms=head.moved_ms,
+        stalled=head.stalled,
+        complete_ms=head.complete_ms,
+    )
