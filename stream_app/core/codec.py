@@ -1,4 +1,4 @@
-"""Integers and runs of offsets as bytes: unsigned LEB128 varints, and runs as varint deltas.
+"""Integers, runs, bitmaps and topic ids as bytes or text: LEB128 varints, varint deltas, portable Roaring, Kafka's base64.
 
 Readers take ``(data, position)`` and give the value and the position after it, so that formats can be nested. Whatever
 is cut short, oversized or out of order raises ``ValueError``: state that cannot be read is never guessed.
@@ -6,13 +6,19 @@ is cut short, oversized or out of order raises ``ValueError``: state that cannot
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Iterable
+
+from pyroaring import BitMap
 
 from stream_app.core.model import MAX_OFFSET, Run, Runs
 
 _VARINT_BYTES_MAX = 10
 """64 bits in groups of seven (DWARF, section 7.6: LEB128)."""
 _VARINT_MAX = 2**64 - 1
+_TOPIC_ID = re.compile(r"[A-Za-z0-9_-]{22}")
+"""16 bytes in groups of six bits."""
 
 
 def write_varint(out: bytearray, value: int) -> None:
@@ -89,3 +95,29 @@ def decode_runs(data: bytes | memoryview) -> Runs:
     if position != len(data):
         raise ValueError(f"{len(data) - position} bytes follow the runs")
     return runs
+
+
+def decode_bitmap(data: bytes) -> BitMap:
+    """The bitmap in Roaring's portable format (https://github.com/RoaringBitmap/RoaringFormatSpec); ``ValueError`` if damaged.
+
+    Safe on bytes from anywhere: CRoaring reads within bounds only, and pyroaring (1.0.2 and later) has it check the
+    whole structure (order, cardinalities, run bounds) before the bitmap is used. Bytes that follow are not looked at.
+    """
+    if not data:
+        raise ValueError("a bitmap is cut short")
+    return BitMap.deserialize(data)
+
+
+def topic_id_text(topic_id: bytes) -> str:
+    """A topic id (16 bytes) as Kafka's tools print it: URL-safe base64 without padding (``org.apache.kafka.common.Uuid``)."""
+    return base64.urlsafe_b64encode(topic_id).rstrip(b"=").decode()
+
+
+def topic_id_bytes(text: str) -> bytes:
+    """The 16 bytes of a topic id in the form of ``topic_id_text``; ``ValueError`` for any other text."""
+    if _TOPIC_ID.fullmatch(text):
+        topic_id = base64.urlsafe_b64decode(text + "==")
+        # 22 characters are 132 bits: with spare bits set it is nobody's way to write these bytes.
+        if topic_id_text(topic_id) == text:
+            return topic_id
+    raise ValueError("a topic id is 22 characters of URL-safe base64 without padding")

@@ -246,6 +246,14 @@ class Ledger:
                 found.append(due)
         return found
 
+    def has_due(self) -> bool:
+        """Whether some sink's horizon has passed its grace beyond what is judged: time for :meth:`candidates`."""
+        for sink in self.judged():
+            sample = sink.passed(self.broker_ms, self.heard_ms)
+            if sample is not None and min(sample.horizon, self.log.read) > (sink.settled if sink.settled is not None else -1):
+                return True
+        return False
+
     def _due(self, sink: SinkState, stop: int, passed_ms: int) -> Candidates | None:
         settled = sink.settled
         assert settled is not None

@@ -206,6 +206,8 @@ class Row(msgspec.Struct, kw_only=True, omit_defaults=False):
     oldest_gap_opened_at_ms: int | None = None
     expires_at_ms: int | None = None
     checked_at_ms: int | None = None
+    pages: int = 0
+    """Records of gaps that stand on the status topic for this row; those of higher numbers are left over from an earlier owner."""
     updated_at_ms: int
     incarnation: str
     """Topic id, base64 as Kafka's tools print it."""
@@ -239,9 +241,9 @@ class StatusRecord(msgspec.Struct, kw_only=True, tag_field="kind", tag="partitio
 
 
 class GapsRecord(msgspec.Struct, kw_only=True, tag_field="kind", tag="gaps"):
-    """Status topic, key ``gaps/<topic>/<partition>/<sink>/<block>``; block = offset // (32 x 65,536). A tombstone empties it.
+    """Status topic, key ``gaps/<topic>/<partition>/<sink>/<block>``: a page of the list; a tombstone empties it.
 
-    A gap that crosses blocks stands in the block of its first offset.
+    Pages are counted from 0; the row says how many there are.
     """
 
     v: int = 1

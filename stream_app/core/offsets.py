@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from pyroaring import BitMap
 
-from stream_app.core.codec import decode_runs, encode_runs
+from stream_app.core.codec import decode_bitmap, decode_runs, encode_runs
 from stream_app.core.model import CHUNK, Run
 from stream_app.core.runlist import RunList
 
@@ -362,7 +362,7 @@ class OffsetSet:
         if key == FULL_RUNS:
             self._load_full(decode_runs(memoryview(value)[1:]))
         elif 0 <= key < END >> _BITS:
-            self._load_partial(key, BitMap.deserialize(value[1:]))
+            self._load_partial(key, decode_bitmap(value[1:]))
         else:
             raise ValueError(f"{key} is not a key of offsets")
         self._changed = marks

@@ -22,7 +22,9 @@ VERSION = 1
 """Of keys and values; a state of another version is refused, never guessed at."""
 _PREFIX = struct.Struct(">IB16sB")
 _CHUNK = struct.Struct(">BQ")
-_HEAD, _SINK, _LOG_SET, _SINK_SET = b"hslt"
+_HEAD, _SINK, _LOG_SET, _SINK_SET, _CLOCK = b"hsltc"
+_CLOCK_EVERY_MS = 60_000
+"""An idle partition writes its clock this often; between, the signs of life on the status topic tell it."""
 
 Changes = list[tuple[bytes, bytes | None]]
 
@@ -46,7 +48,6 @@ class Head(msgspec.Struct, array_like=True):
     end: int
     last_stable: int
     leader_epoch: int
-    end_read_ms: int | None
     ever_compacted: bool | None
     records: int
     absent_counts: dict[Absent, int]
@@ -76,7 +77,14 @@ class SinkHead(msgspec.Struct, array_like=True):
     stamps: list[tuple[int, int]]
     moved_ms: int | None
     stalled: bool
-    complete_ms: int | None
+
+
+class Clock(msgspec.Struct, array_like=True):
+    """What moves with time alone: written with other changes, or once in a while."""
+
+    v: int
+    end_read_ms: int | None
+    complete_ms: dict[str, int | None]
 
 
 def _log_sets(log: LogState) -> list[OffsetSet]:
@@ -108,9 +116,13 @@ class StateCodec:
         """For one partition; make a new one at every take-over."""
         self.partition = partition
         self._stored: dict[bytes, int] = {}
+        self._clock_ms = 0
 
-    def changes(self, ledger: Ledger) -> Changes:
-        """Keys and values that differ from what was stored; None: the key is gone. Marks them as stored."""
+    def changes(self, ledger: Ledger, force: bool = False) -> Changes:
+        """Keys and values that differ from what was stored; None: the key is gone. Marks them as stored.
+
+        What moves with time alone is left out when nothing else changed (unless ``force``, or it is a minute old).
+        """
         out: Changes = []
         topic_id = ledger.log.topic_id
         for key in [key for key in self._stored if _PREFIX.unpack_from(key)[2] != topic_id]:
@@ -121,6 +133,11 @@ class StateCodec:
         for name, sink in ledger.sinks.items():
             self._put(out, self._key(topic_id, _SINK, name), msgspec.msgpack.encode(_sink_head(sink)))
             self._put_sets(out, self._key(topic_id, _SINK_SET, name), _sink_sets(sink))
+        read_ms = ledger.log.end_read_ms or 0
+        if out or force or read_ms - self._clock_ms >= _CLOCK_EVERY_MS:
+            self._clock_ms = read_ms
+            clock = Clock(VERSION, ledger.log.end_read_ms, {name: sink.complete_ms for name, sink in ledger.sinks.items()})
+            self._put(out, self._key(topic_id, _CLOCK), msgspec.msgpack.encode(clock))
         return out
 
     def size_bytes(self) -> int:
@@ -176,6 +193,11 @@ class StateCodec:
                 name, _ = _name(rest)
                 sinks[name] = _sink(name, msgspec.msgpack.decode(value, type=SinkHead))
         for _, _, _, kind, rest, value in parts:
+            if kind == _CLOCK:
+                clock = msgspec.msgpack.decode(value, type=Clock)
+                log.end_read_ms = clock.end_read_ms
+                for name, ms in clock.complete_ms.items():
+                    sinks[name].complete_ms = ms
             if kind == _LOG_SET:
                 _load_set(_log_sets(log), rest, value)
             elif kind == _SINK_SET:
@@ -214,7 +236,6 @@ def _head(ledger: Ledger) -> Head:
         log.end,
         log.last_stable,
         log.leader_epoch,
-        log.end_read_ms,
         log.ever_compacted,
         log.records,
         log.absent_counts,
@@ -235,10 +256,9 @@ def _log(topic_id: bytes, head: Head) -> LogState:
         head.end,
         head.last_stable,
         head.leader_epoch,
-        head.end_read_ms,
-        head.ever_compacted,
-        head.records,
-        head.absent_counts,
+        ever_compacted=head.ever_compacted,
+        records=head.records,
+        absent_counts=head.absent_counts,
         unread_held_ms=head.unread_held_ms,
         latest_ms=head.latest_ms,
         timeline=Timeline(head.timeline_starts, head.timeline_lowest),
@@ -264,7 +284,6 @@ def _sink_head(sink: SinkState) -> SinkHead:
         sorted(sink.stamps.items()),
         sink.moved_ms,
         sink.stalled,
-        sink.complete_ms,
     )
 
 
@@ -286,5 +305,4 @@ def _sink(name: str, head: SinkHead) -> SinkState:
         stamps=dict(head.stamps),
         moved_ms=head.moved_ms,
         stalled=head.stalled,
-        complete_ms=head.complete_ms,
     )

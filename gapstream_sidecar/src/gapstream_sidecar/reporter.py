@@ -1,0 +1,410 @@
+"""Sends what the outbox holds: one lock, one background thread, one producer; survives brokers that go and processes that fork."""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Protocol
+
+from confluent_kafka import KafkaError, KafkaException
+
+from gapstream_sidecar.complaints import CLIENT_LOGGER, Complaints
+from gapstream_sidecar.deliveries import Key
+from gapstream_sidecar.outbox import RECEIVED, Outbox, Outgoing
+
+LINGER_S = 0.1
+"""How long offsets wait for company when nobody is in a hurry."""
+RETRY_S = 1.0
+"""Between two attempts for one partition; librdkafka's own retries come before."""
+RENEW_S = 5.0
+"""After a fatal error of the producer, before a new one takes over."""
+EXIT_S = 2.0
+"""What the end of the interpreter may be delayed by, all sidecars together."""
+_SLICE_S = 0.05
+"""The longest wait inside the client while something is in flight: new offsets can't wake it."""
+_IDLE_S = 1.0
+"""The longest rest while nothing is in flight: the client's own events (token refresh, errors) are served then."""
+_CROWDED_S = 0.01
+"""The shortest wait while the payloads in flight leave no room for more."""
+
+
+class ProducerLike(Protocol):
+    """The part of ``confluent_kafka.Producer`` that is used."""
+
+    def produce(self, topic: str, value: bytes, *, partition: int, on_delivery: Callable[[KafkaError | None, Any], None]) -> None:
+        """Queue a record. Raises BufferError, KafkaException."""
+
+    def poll(self, timeout: float) -> int:
+        """Wait for events and run their callbacks."""
+
+    def purge(self) -> None:
+        """Drop what is queued and in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counters since the sidecar was made (in a forked child: since the fork)."""
+
+    sent: int = 0
+    """Observations handed to the client; trying one again is not counted."""
+    acknowledged: int = 0
+    """Observations that are in the topic."""
+    failed: int = 0
+    """Attempts that ended with an error, and faults inside the sidecar."""
+    dropped: int = 0
+    """Offsets whose report was given up: told as unobserved later, or not at all where the sidecar was closed first."""
+    backlog_bytes: int = 0
+    """Memory of what is not yet acknowledged, about."""
+
+
+class Reporter:
+    """Thread-safe front of an ``Outbox``; every method is bounded in time, none raises for reasons outside the process.
+
+    ``make_producer``: called with no arguments for each producer that is needed (the first one, one after a fork, one
+    after a fatal error).
+    """
+
+    def __init__(
+        self,
+        make_producer: Callable[[], ProducerLike],
+        *,
+        sink: str,
+        app_id: str,
+        max_backlog_bytes: int,
+        complaints: Complaints,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._make_producer = make_producer
+        self._sink = sink
+        self._topic_prefix = f"{app_id}.observations."
+        self._max_bytes = max_backlog_bytes
+        self._complaints = complaints
+        self._clock = clock
+        self._producer: ProducerLike | None = None
+        self._begin()
+        self._producer = make_producer()
+        _LIVE.add(self)
+
+    def _begin(self) -> None:
+        """The state of a sidecar that has reported nothing: in a new process everything is new, the lock too."""
+        self._changed = threading.Condition()
+        self._outbox = Outbox(self._sink, f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}", self._max_bytes)
+        self._waiting: dict[Key, Outgoing] = {}
+        """Partitions with something queued."""
+        self._failed_partitions: dict[Key, Outgoing] = {}
+        """Partitions whose observation in flight waits for another attempt."""
+        self._handed_over = 0
+        self._generation = 0
+        self._renew_at = float("-inf")
+        """Before that no producer is made."""
+        self._retired: list[ProducerLike] = []
+        self._thread: threading.Thread | None = None
+        self._closing = self._closed = False
+        self._sent = self._acknowledged = self._failures = self._dropped_late = 0
+
+    # ------------------------------------------------------------------------------------------- what callers use
+
+    @property
+    def source(self) -> str:
+        """Identity of this sidecar in this process."""
+        return self._outbox.source
+
+    def stats(self) -> Stats:
+        """Counters as of now."""
+        with self._changed:
+            outbox = self._outbox
+            return Stats(self._sent, self._acknowledged, self._failures, outbox.dropped + self._dropped_late, outbox.size)
+
+    def fault(self, kind: str, error: BaseException) -> None:
+        """Count and log a fault of our own that the host must not see."""
+        self._failures += 1
+        self._complaints.say(kind, f"gapstream sidecar: {kind} failed; the application goes on, its reports may lack offsets", error=error)
+
+    def add(self, key: Key, runs: Iterable[tuple[int, int]], status: str = RECEIVED, reason: str | None = None) -> None:
+        """Report half-open runs of offsets, within ``LINGER_S``."""
+        with self._changed:
+            if self._refused(runs):
+                return
+            self._queued(self._outbox.add(key, runs, status, reason))
+
+    def add_lost(self, key: Key, runs: Iterable[tuple[int, int]]) -> None:
+        """Report that it is not known what happened in these half-open runs."""
+        with self._changed:
+            if self._refused(runs):
+                return
+            self._queued(self._outbox.add_lost(key, runs))
+
+    def settle(self, keys: Iterable[Key] | None, timeout: float) -> bool:
+        """Send what is queued for these partitions (None: for all) and wait for the acknowledgements; whether all came.
+
+        A partition whose last acknowledgement did not come in time is not waited for until one comes: a topic that does
+        not exist yet must not slow down every commit.
+        """
+        with self._changed:
+            states = self._hurry(keys)
+            awaited = [(state, state.serial) for state in states if not state.slow]
+            in_time = self._await(awaited, timeout)
+            for state, _ in awaited:  # only those that were not acknowledged are left in it
+                state.slow = True
+            return in_time and all(state.settled(state.serial) for state in states)
+
+    def flush(self, timeout: float) -> bool:
+        """Send everything now and wait; whether everything reported before the call is acknowledged."""
+        with self._changed:
+            for state in list(self._failed_partitions.values()):
+                state.retry_at = self._clock()
+            states = self._hurry(None)
+            return self._await([(state, state.serial) for state in states], timeout)
+
+    def close(self, timeout: float) -> None:
+        """Flush, then end the thread and the producer. May be called again."""
+        with self._changed:
+            if self._closing:
+                return
+            self._closing = True
+        flushed = self.flush(timeout)
+        with self._changed:
+            self._closed = True
+            if not flushed:
+                self._dropped_late += self._outbox.unacknowledged()
+                self._complaints.say(
+                    "close",
+                    f"gapstream sidecar closed with {self._outbox.unacknowledged()} offsets unreported after {timeout:g} s: "
+                    "they will be told as missing unless somebody is handed them again",
+                )
+            thread, self._thread = self._thread, None
+            self._changed.notify_all()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(1.0)
+        if self._producer is not None:
+            self._producer.purge()  # or the client would wait for the brokers
+        self._producer = None
+        self._retired.clear()
+        _LIVE.discard(self)
+
+    # ---------------------------------------------------------------------------------------- inside, lock is held
+
+    def _refused(self, runs: Iterable[tuple[int, int]]) -> bool:
+        if self._closed:
+            self._dropped_late += sum(stop - first for first, stop in runs)
+            self._complaints.say("closed", "gapstream sidecar: offsets were reported after close(); close it after the consumer")
+        return self._closed
+
+    def _queued(self, state: Outgoing) -> None:
+        if state.waiting and state.key not in self._waiting:
+            state.due = self._clock() + LINGER_S
+            self._waiting[state.key] = state
+            self._changed.notify_all()
+        self._ensure_running()
+
+    def _ensure_running(self) -> None:
+        if self._closed:
+            return
+        if self._producer is None and self._clock() >= self._renew_at:
+            self._producer = self._make_producer()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="gapstream-sidecar", daemon=True)
+            self._thread.start()
+
+    def _hurry(self, keys: Iterable[Key] | None) -> list[Outgoing]:
+        """Have these partitions' queues sent without linger; the partitions that are not settled."""
+        partitions = self._outbox.partitions
+        found = list(partitions.values()) if keys is None else [partitions[key] for key in keys if key in partitions]
+        states = [state for state in found if state.in_flight is not None or state.waiting]
+        if not states or self._closed:
+            return states
+        self._ensure_running()
+        for state in states:
+            state.urgent = state.serial
+            self._send(state)
+        self._changed.notify_all()
+        return states
+
+    def _await(self, awaited: list[tuple[Outgoing, int]], timeout: float) -> bool:
+        """Wait until each partition is settled up to its serial, dropping those from the list that are."""
+
+        def done() -> bool:
+            while awaited and awaited[-1][0].settled(awaited[-1][1]):
+                awaited.pop()
+            return not awaited or self._closed
+
+        if timeout > 0:
+            self._changed.wait_for(done, timeout)
+        awaited[:] = [(state, serial) for state, serial in awaited if not state.settled(serial)]
+        return not awaited
+
+    def _send(self, state: Outgoing) -> None:
+        """Put the partition's next observation in flight, if it may be."""
+        if state.in_flight is not None or not state.waiting or not self._outbox.may_send():
+            return
+        self._outbox.launch(state, datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"))
+        if not state.waiting:
+            self._waiting.pop(state.key, None)
+        self._sent += 1
+        self._hand_over(state)
+
+    def _hand_over(self, state: Outgoing) -> None:
+        flight, producer = state.in_flight, self._producer
+        if flight is None:
+            return
+        if producer is None:
+            state.retry_at = self._renew_at
+            self._failed_partitions[state.key] = state
+            return
+        topic, number = state.key
+        told = partial(self._on_delivery, state, self._generation)
+        try:
+            producer.produce(self._topic_prefix + topic, flight.payload, partition=number, on_delivery=told)
+        except BufferError as error:
+            self._retry(state, error)
+        except KafkaException as error:
+            self._refusal(state, error.args[0])
+        else:
+            self._handed_over += 1
+            self._failed_partitions.pop(state.key, None)
+
+    def _refusal(self, state: Outgoing, error: KafkaError) -> None:
+        """The observation did not get into the topic (or it is not known): sent again, with the same number."""
+        if error.code() == KafkaError._FATAL or error.fatal():
+            self._failures += 1
+            self._complaints.say("producer", f"gapstream sidecar: its producer failed for good and is replaced: {error}")
+            self._renew()
+        elif error.code() == KafkaError.MSG_SIZE_TOO_LARGE and self._outbox.too_large(state):
+            self._failures += 1
+            self._waiting[state.key] = state
+            self._failed_partitions.pop(state.key, None)
+            self._send(state)
+        else:
+            self._retry(state, error)
+
+    def _retry(self, state: Outgoing, error: KafkaError | BufferError) -> None:
+        self._failures += 1
+        where = f"{self._topic_prefix}{state.key[0]}, partition {state.key[1]}"
+        self._complaints.say("produce", f"gapstream sidecar: an observation can't be written to {where}, held back: {error}")
+        state.retry_at = self._clock() + RETRY_S
+        self._failed_partitions[state.key] = state
+
+    def _renew(self) -> None:
+        """Retire the producer: what it held goes to the next one. A repeat is harmless, numbers are unchanged."""
+        if self._producer is not None:
+            self._retired.append(self._producer)
+        self._producer = None
+        self._generation += 1
+        self._handed_over = 0
+        self._renew_at = self._clock() + RENEW_S
+        for state in self._outbox.partitions.values():
+            if state.in_flight is not None:
+                state.retry_at = self._renew_at
+                self._failed_partitions[state.key] = state
+
+    # -------------------------------------------------------------------------------------------------- the thread
+
+    def _on_delivery(self, state: Outgoing, generation: int, error: KafkaError | None, _message: object) -> None:
+        """The client's answer; called from ``poll``, so by the thread alone."""
+        with self._changed:
+            if generation != self._generation or self._closed or state.in_flight is None:
+                return
+            self._handed_over -= 1
+            if error is not None:
+                self._refusal(state, error)
+                return
+            self._acknowledged += 1
+            self._outbox.acknowledged(state)
+            if state.waiting and (state.lost or state.queue[0].serial <= state.urgent):
+                self._send(state)
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        me = self._thread
+        while True:
+            try:
+                if not self._turn(me):
+                    return
+            except Exception as error:
+                self.fault("sending", error)
+                with self._changed:
+                    self._changed.wait(_IDLE_S)
+
+    def _turn(self, me: threading.Thread | None) -> bool:
+        """Send what is due, then wait for news; whether to go on."""
+        with self._changed:
+            if self._closed or self._thread is not me:
+                return False
+            now = self._clock()
+            self._send_due(now)
+            producer, retired = self._producer, self._retired[:]
+            self._retired.clear()
+            pause = self._pause(now)
+            if not self._handed_over and pause > 0:
+                self._changed.wait(pause)
+                pause = 0.0
+        for one in retired:
+            one.purge()
+        del retired
+        if producer is not None:
+            producer.poll(min(pause, _SLICE_S))
+        return True
+
+    def _send_due(self, now: float) -> None:
+        for state in [one for one in self._failed_partitions.values() if one.retry_at <= now]:
+            self._ensure_running()
+            self._hand_over(state)
+        for state in [one for one in self._waiting.values() if one.due <= now or one.urgent >= one.serial]:
+            self._send(state)
+
+    def _pause(self, now: float) -> float:
+        """Seconds until something is due."""
+        dues = [one.retry_at for one in self._failed_partitions.values()]
+        dues += [one.due for one in self._waiting.values() if one.in_flight is None]
+        pause = min(dues, default=now + _IDLE_S) - now
+        return min(max(pause, _CROWDED_S), _IDLE_S)
+
+    # ------------------------------------------------------------------------------------------------------- forks
+
+    def after_fork_in_child(self) -> None:
+        """The parent's thread is not here, its producer can't be used and can't even be freed: begin anew, on first use."""
+        for producer in (self._producer, *self._retired):
+            if producer is not None:
+                # Freeing it would join threads that exist in the parent only, and hang. One reference too many, for ever.
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(producer))
+        self._producer = None
+        closed = self._closed
+        self._begin()
+        self._closed = self._closing = closed
+
+
+_LIVE: set[Reporter] = set()
+
+
+def _close_all() -> None:
+    deadline = time.monotonic() + EXIT_S
+    for reporter in list(_LIVE):
+        reporter.close(max(0.0, deadline - time.monotonic()))
+
+
+def _after_fork_in_child() -> None:
+    for reporter in list(_LIVE):
+        reporter.after_fork_in_child()
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def client_settings(settings: Mapping[str, Any], complaints: Complaints) -> dict[str, Any]:
+    """``settings`` with the callbacks that keep librdkafka from writing to the host's stderr."""
+
+    def on_error(error: KafkaError) -> None:
+        complaints.say("client", f"gapstream sidecar: brokers can't be used, reports are held back: {error}")
+
+    return {**settings, "error_cb": on_error, "logger": CLIENT_LOGGER}

@@ -1,0 +1,200 @@
+"""The sidecar itself: what an application makes, wraps its consumers with, and closes."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, TypeVar, cast
+
+from confluent_kafka import KafkaException, Producer
+
+from gapstream_sidecar.complaints import Complaints
+from gapstream_sidecar.consumer import WrappedConsumer
+from gapstream_sidecar.errors import ConfigurationError, UnsupportedError
+from gapstream_sidecar.outbox import QUARANTINED
+from gapstream_sidecar.reporter import Reporter, Stats, client_settings
+from gapstream_sidecar.settings import producer_settings
+
+C = TypeVar("C")
+
+_LAST_OFFSET = 2**63 - 2
+"""One past the last must still be a signed 64-bit integer, as Kafka's offsets are."""
+_LEAST_BACKLOG = 64 << 10
+_NEEDED = ("poll", "consume", "commit", "subscribe", "assign", "store_offsets")
+
+
+class Sidecar:
+    """Reports to gapstream what this process receives, without ever getting into its way.
+
+    ``conf``: librdkafka's properties, at least ``bootstrap.servers``; a consumer's whole configuration will do.
+    ``sink``: name of the sink as it stands in gapstream's file.
+    ``app_id``: gapstream's ``app.id``; reports about ``orders`` go to the topic ``<app_id>.observations.orders``.
+    ``explicit``: only ``received`` counts; what wrapped consumers deliver and commit does not.
+    ``observe_before_commit``: seconds that a commit waits at most for its report to be acknowledged.
+    ``max_backlog_bytes``: memory for reports that can't be delivered; the same again for deliveries not yet committed.
+
+    Raises ConfigurationError when it can't work like that. After that nothing of it raises for reasons outside the
+    caller's code: faults are counted in ``stats`` and logged once a minute (logger ``gapstream_sidecar``).
+    """
+
+    def __init__(
+        self,
+        conf: Mapping[str, Any],
+        sink: str,
+        app_id: str = "gapstream",
+        explicit: bool = False,
+        observe_before_commit: float = 0.2,
+        max_backlog_bytes: int = 16 << 20,
+    ) -> None:
+        _check(conf, sink, app_id, observe_before_commit, max_backlog_bytes)
+        self._explicit = explicit
+        self._observe_before_commit = observe_before_commit
+        self._max_backlog_bytes = max_backlog_bytes
+        self._complaints = Complaints()
+        try:
+            self._reporter = Reporter(
+                _producer_maker(conf, max_backlog_bytes, self._complaints),
+                sink=sink,
+                app_id=app_id,
+                max_backlog_bytes=max_backlog_bytes,
+                complaints=self._complaints,
+            )
+        except (KafkaException, TypeError, ValueError) as error:
+            raise ConfigurationError(f"librdkafka refuses the sidecar's configuration: {error}") from error
+
+    # ------------------------------------------------------------------------------------------------- consumers
+
+    def wrap(self, consumer: C, conf: Mapping[str, Any] | None = None) -> C:
+        """A stand-in for a ``confluent_kafka.Consumer`` whose deliveries are reported when the application commits.
+
+        Use it in place of ``consumer``, from before ``subscribe`` on. ``conf``: the consumer's configuration, if at hand:
+        a consumer does not tell whether ``enable.auto.commit`` is off, as it must be.
+
+        Raises UnsupportedError for other clients, and for auto-commit where ``conf`` shows it.
+        """
+        self._check_consumer(consumer)
+        if conf is not None and not self._explicit and _is_true(conf.get("enable.auto.commit", conf.get("auto.commit.enable", True))):
+            raise UnsupportedError(
+                "Auto-commit is not supported in this version of gapstream-sidecar: set enable.auto.commit to false and call commit(), "
+                "or make the sidecar with explicit=True and call received()."
+            )
+        wrapped = WrappedConsumer(
+            consumer,
+            self._reporter,
+            self._complaints,
+            explicit=self._explicit,
+            observe_before_commit=self._observe_before_commit,
+            max_bytes=self._max_backlog_bytes,
+            manual=conf is not None,
+        )
+        return cast("C", wrapped)
+
+    def _check_consumer(self, consumer: object) -> None:
+        kind = type(consumer)
+        if kind is WrappedConsumer:
+            raise UnsupportedError("This consumer is wrapped already: every delivery would be reported twice.")
+        asynchronous = inspect.iscoroutinefunction(getattr(kind, "poll", None))
+        if asynchronous or not all(callable(getattr(kind, name, None)) for name in _NEEDED):
+            raise UnsupportedError(
+                f"{kind.__module__}.{kind.__qualname__} is not supported in this version of gapstream-sidecar: wrap a "
+                "confluent_kafka.Consumer, or make the sidecar with explicit=True and call received()."
+            )
+
+    # -------------------------------------------------------------------------------------------------- by hand
+
+    def received(self, topic: str, partition: int, first: int, last: int | None = None) -> None:
+        """Report that the sink has received the offsets ``first`` to ``last`` (inclusive; default: ``first`` alone).
+
+        Saying so twice is a duplicate. Returns at once; the report leaves within 100 ms. Raises ValueError or TypeError
+        for what can't be offsets.
+        """
+        key, run = _coordinates(topic, partition, first, first if last is None else last)
+        try:
+            self._reporter.add(key, [run])
+        except Exception as error:
+            self._reporter.fault("reporting", error)
+
+    def quarantined(self, topic: str, partition: int, offset: int, reason: str = "tombstone") -> None:
+        """Report that the sink was handed this offset and put it aside, for this reason: it is explained, not missing.
+
+        Raises ValueError or TypeError for what can't be an offset.
+        """
+        key, run = _coordinates(topic, partition, offset, offset)
+        if not isinstance(reason, str):
+            raise TypeError(f"a reason is text, not {type(reason).__name__}")
+        try:
+            self._reporter.add(key, [run], QUARANTINED, reason)
+        except Exception as error:
+            self._reporter.fault("reporting", error)
+
+    # -------------------------------------------------------------------------------------------------- the end
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """Send what was reported and wait, ``timeout`` seconds at most; whether all of it is acknowledged."""
+        try:
+            return self._reporter.flush(timeout)
+        except Exception as error:
+            self._reporter.fault("flushing", error)
+            return False
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Flush and end; close the consumers before. What can't be delivered within ``timeout`` seconds is lost, and logged.
+
+        May be called again. What is reported afterwards is dropped and counted.
+        """
+        try:
+            self._reporter.close(timeout)
+        except Exception as error:
+            self._reporter.fault("closing", error)
+
+    def __enter__(self) -> Sidecar:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def stats(self) -> Stats:
+        """Counters as of now."""
+        return self._reporter.stats()
+
+    @property
+    def source(self) -> str:
+        """Identity that observations of this process carry: new for every sidecar and in every forked child."""
+        return self._reporter.source
+
+
+def _producer_maker(conf: Mapping[str, Any], max_backlog_bytes: int, complaints: Complaints) -> Callable[[], Any]:
+    settings = producer_settings(conf, max_backlog_bytes)
+    return lambda: Producer(client_settings(settings, complaints))
+
+
+def _check(conf: Mapping[str, Any], sink: object, app_id: object, observe_before_commit: float, max_backlog_bytes: int) -> None:
+    if not conf.get("bootstrap.servers") and not conf.get("metadata.broker.list"):
+        raise ConfigurationError("conf needs bootstrap.servers: the brokers that gapstream uses.")
+    for name, value in (("sink", sink), ("app_id", app_id)):
+        if not isinstance(value, str) or not value:
+            raise ConfigurationError(f"{name} must be text that is not empty: the name in gapstream's file.")
+    if observe_before_commit < 0:
+        raise ConfigurationError("observe_before_commit must not be negative: it is the longest wait of a commit, in seconds.")
+    if max_backlog_bytes < _LEAST_BACKLOG:
+        raise ConfigurationError(f"max_backlog_bytes must be at least {_LEAST_BACKLOG}: less does not hold one large report.")
+
+
+def _coordinates(topic: object, partition: int, first: int, last: int) -> tuple[tuple[str, int], tuple[int, int]]:
+    """Key and half-open run."""
+    if not isinstance(topic, str) or not topic:
+        raise ValueError("topic must be a topic's name.")
+    number, low, high = operator.index(partition), operator.index(first), operator.index(last)
+    if not 0 <= number < 2**31:
+        raise ValueError(f"partition must be from 0 to 2147483647, not {number}.")
+    if not 0 <= low <= high <= _LAST_OFFSET:
+        raise ValueError(f"offsets must rise from 0 on, not [{low}, {high}].")
+    return (topic, number), (low, high + 1)
+
+
+def _is_true(value: object) -> bool:
+    """How librdkafka reads a boolean property."""
+    return str(value).strip().lower() not in {"false", "f", "0"}

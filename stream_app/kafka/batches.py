@@ -1,0 +1,421 @@
+"""Record batches to runs of offsets: what a log holds, read off the headers.
+
+The header of a v2 batch is 61 bytes (``DefaultRecordBatch.java``) and says which offsets the batch covers. Where it holds
+as many records as offsets, which a broker makes sure of when it appends (``LogValidator.java``), no record is decoded. The
+exceptions are batches that the cleaner thinned out, control batches, aborted transactions, the formats before v2, and damage.
+
+Pure: bytes in, runs out. What was told so far stays valid when a later batch is damaged or cut off.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from crc32c import crc32c
+
+from stream_app.core.model import Run, Runs
+from stream_app.kafka.records import (
+    CODEC_MASK,
+    CONTROL,
+    HAS_DELETE_HORIZON,
+    HEADER_SIZE,
+    LOG_APPEND_TIME,
+    TRANSACTIONAL,
+    Record,
+    UndecodableError,
+    decode_batch,
+    decode_legacy,
+)
+
+_HEADER = struct.Struct(">qiiBIhiqqq6xi")
+"""Base offset, length, partition leader epoch, magic, CRC, attributes, last offset delta, base and max timestamp, producer
+id, (producer epoch and base sequence are skipped,) record count."""
+_BASE_AND_LENGTH = struct.Struct(">qi")
+_OVERHEAD = 12
+"""Bytes of base offset and length; the length counts what follows."""
+_MAGIC_AT = 16
+_CRC_FROM = 21
+"""The CRC covers from the attributes to the end: neither the offset nor the length nor the epoch."""
+_LEGACY_ATTRIBUTES_AT = 17
+_LEGACY_MIN = 14
+"""Length of the shortest message of format v0: CRC, magic, attributes, and two lengths."""
+_NEVER = 1 << 63
+"""Above every time in milliseconds."""
+_CONTROL_KEY = struct.Struct(">hh")
+_ABORT = 0
+"""Type of the control record that aborts a transaction (``ControlRecordType.java``)."""
+
+
+class Batch(NamedTuple):
+    """The fields of a v2 header, and where the batch lies."""
+
+    at: int
+    stop: int
+    """Where the batch begins and ends in the answer."""
+    base: int
+    epoch: int
+    crc: int
+    attributes: int
+    delta: int
+    base_timestamp: int
+    max_timestamp: int
+    producer_id: int
+    records: int
+    """How many it claims to hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A batch that can't be used."""
+
+    base: int
+    why: str
+
+
+def add_run(runs: list[Run], first: int, stop: int) -> None:
+    """Appends ``[first, stop)``, which lies at or above the end of the last run, joining them where they touch."""
+    if first >= stop:
+        return
+    if runs and runs[-1][1] == first:
+        runs[-1] = (runs[-1][0], stop)
+    else:
+        runs.append((first, stop))
+
+
+def join_runs(left: Runs, right: Runs) -> Runs:
+    """Both, where all of ``right`` lies above ``left``."""
+    if left and right and left[-1][1] == right[0][0]:
+        return (*left[:-1], (left[-1][0], right[0][1]), *right[1:])
+    return left + right
+
+
+class AbortedTransactions:
+    """Which batches of an answer belong to aborted transactions, as Java decides it (``CompletedFetch.java``).
+
+    The list in the answer is relative to the fetch: an abort marker may come without an entry and an entry without a marker.
+    """
+
+    def __init__(self, aborted: Iterable[tuple[int, int]]) -> None:
+        """``aborted``: producer id and first offset of each, as the answer has them."""
+        self._ahead = sorted(((first, producer) for producer, first in aborted), reverse=True)
+        self._active: set[int] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._ahead or self._active)
+
+    def covers(self, view: memoryview, batch: Batch) -> bool:
+        """Whether the records of ``batch`` are aborted; call it for each transactional or control batch, in offset order."""
+        while self._ahead and self._ahead[-1][0] <= batch.base + batch.delta:
+            self._active.add(self._ahead.pop()[1])
+        if batch.producer_id not in self._active:
+            return False
+        if batch.attributes & CONTROL:
+            # Its own ABORT ends it; a COMMIT seen on the way belongs to an earlier transaction.
+            if _control_type(view, batch) == _ABORT:
+                self._active.discard(batch.producer_id)
+            return False
+        return bool(batch.attributes & TRANSACTIONAL)
+
+
+def _control_type(view: memoryview, batch: Batch) -> int | None:
+    """Type of a control batch; None for one that the cleaner emptied (KAFKA-7467)."""
+    if batch.records < 1:
+        return None
+    # Length, attributes, time and offset deltas, key length: as control batches are written by the broker, each varint but
+    # the time delta fits one byte; the key is a version and a type.
+    at = batch.at + HEADER_SIZE + 2
+    while at < batch.stop and view[at] & 0x80:
+        at += 1
+    at += 3
+    if at + 4 > batch.stop:
+        return None
+    return int(_CONTROL_KEY.unpack_from(view, at)[1])
+
+
+class BatchParser:
+    """Reads the batches of one partition's part of an answer, a slice at a time; results are its attributes.
+
+    ``records``, ``markers``, ``aborted``, ``holes`` and ``unreadable`` are disjoint, and together cover exactly
+    ``[position, next)``. Nothing at or above ``bound`` is told. After the last :meth:`step`:
+
+    * ``damage`` is a batch that can't be used: ``next`` is where it begins (or the position, if higher);
+    * ``needed`` is the size in bytes of the batch at ``next`` where the answer holds only a part of it, else 0.
+    """
+
+    def __init__(
+        self,
+        view: memoryview,
+        start: int,
+        end: int,
+        *,
+        position: int,
+        bound: int,
+        aborted: Sequence[tuple[int, int]] = (),
+        check_crcs: bool = True,
+        condemned: int | None = None,
+    ) -> None:
+        """Looks at ``view[start:end]``, fetched from offset ``position``.
+
+        ``bound``: high watermark, or last stable offset under read_committed. ``aborted``: as the answer has it.
+        ``condemned``: base offset of a batch that was damaged before; damaged again it is unreadable, and reading goes on.
+        """
+        self.next = position
+        self.records: list[Run] = []
+        self.markers: list[Run] = []
+        self.aborted: list[Run] = []
+        self.holes: list[Run] = []
+        self.unreadable: list[Run] = []
+        self.epoch = -1
+        self.damage: Damage | None = None
+        self.needed = 0
+        self._view, self._at, self._end = view, start, end
+        self._first = position  # where the run of records under way began
+        self._bound = bound
+        self._check = check_crcs
+        self._condemned = condemned
+        self._aborting = AbortedTransactions(aborted)
+        # A transactional batch needs a second thought only where something was aborted.
+        self._odd_bits = CONTROL | HAS_DELETE_HORIZON | (TRANSACTIONAL if self._aborting else 0)
+        self._min_time = _NEVER
+        self._max_time = -1
+        self._done = False
+
+    @property
+    def min_timestamp(self) -> int | None:
+        """Lowest record time in ms, as the headers tell it; None: no record, or none has a time."""
+        return None if self._min_time == _NEVER else self._min_time
+
+    @property
+    def max_timestamp(self) -> int | None:
+        """Highest record time in ms, likewise."""
+        return None if self._max_time < 0 else self._max_time
+
+    def step(self, budget: int) -> bool:
+        """Reads on for about ``budget`` batches (a record that must be decoded counts as one); True: all is read."""
+        view, at, end, bound, check, odd = self._view, self._at, self._end, self._bound, self._check, self._odd_bits
+        following, low, high, last_epoch = self.next, self._min_time, self._max_time, self.epoch
+        unpack = _HEADER.unpack_from
+        while budget > 0 and not self._done:
+            budget -= 1
+            if end - at < HEADER_SIZE:
+                self.next, self._min_time, self._max_time, self.epoch = following, low, high, last_epoch
+                budget -= self._tail(at)
+                at, following, low, high, last_epoch = self._at, self.next, self._min_time, self._max_time, self.epoch
+                continue
+            base, length, epoch, magic, crc, attributes, delta, base_time, max_time, producer, count = unpack(view, at)
+            stop = at + _OVERHEAD + length
+            if (
+                base == following
+                and count == delta + 1
+                and not attributes & odd
+                and magic == 2
+                and count > 0
+                and length > 48
+                and stop <= end
+                and base + count <= bound
+                and (not check or crc32c(view[at + _CRC_FROM : stop]) == crc)
+            ):
+                # The plain case, and the only one on most topics: every line here is paid for millions of times.
+                at, following, last_epoch = stop, base + count, epoch
+                if attributes & LOG_APPEND_TIME:
+                    base_time = max_time
+                if 0 <= base_time < low:
+                    low = base_time
+                if max_time > high:
+                    high = max_time
+                continue
+            self.next, self._min_time, self._max_time, self.epoch = following, low, high, last_epoch
+            batch = Batch(at, stop, base, epoch, crc, attributes, delta, base_time, max_time, producer, count)
+            budget -= self._odd(batch, length, magic)
+            at, following, low, high, last_epoch = self._at, self.next, self._min_time, self._max_time, self.epoch
+        self._at, self.next, self._min_time, self._max_time, self.epoch = at, following, low, high, last_epoch
+        if self._done or at >= end:
+            self._done = True
+            add_run(self.records, self._first, following)
+            self._first = following
+        return self._done
+
+    # ------------------------------------------------------------------------------------- what is not plain
+
+    def _odd(self, batch: Batch, length: int, magic: int) -> int:
+        """Reads one batch that is not plain; returns what it cost beyond one."""
+        if batch.base >= self._bound:
+            self._done = True
+            return 0
+        if length < _LEGACY_MIN or (magic >= 2 and length < HEADER_SIZE - _OVERHEAD):
+            return self._damaged(batch, f"a length of {length} bytes is too short")
+        if batch.stop > self._end:
+            return self._cut_off(batch.stop - batch.at)
+        if magic < 2:
+            return self._legacy(batch, magic)
+        if magic > 2:
+            return self._damaged(batch, f"format v{magic} is unknown")
+        if self._check and crc32c(self._view[batch.at + _CRC_FROM : batch.stop]) != batch.crc:
+            return self._damaged(batch, "the CRC is wrong")
+        if not 0 <= batch.records <= batch.delta + 1:
+            return self._damaged(batch, f"it claims {batch.records} records in {batch.delta + 1} offsets")
+        return self._batch(batch)
+
+    def _batch(self, batch: Batch) -> int:
+        in_transaction = batch.attributes & (TRANSACTIONAL | CONTROL) != 0
+        aborted = in_transaction and bool(self._aborting) and self._aborting.covers(self._view, batch)
+        first, stop = max(batch.base, self.next), min(batch.base + batch.delta + 1, self._bound)
+        if first >= stop:  # all of it below the position
+            self._at = batch.stop
+            return 0
+        if batch.attributes & CONTROL:
+            self._cover(first, stop, self.markers)
+        elif not batch.records:
+            self._cover(first, stop, self.holes)
+        elif batch.records <= batch.delta or (batch.attributes & HAS_DELETE_HORIZON and batch.records > 1):
+            # Thinned out; or its base timestamp is no record's time and the lowest one must be looked up.
+            return self._decoded(batch, first, stop, aborted)
+        elif aborted:
+            self._cover(first, stop, self.aborted)
+        else:
+            self._cover(first, stop, None)
+            no_base = batch.attributes & (LOG_APPEND_TIME | HAS_DELETE_HORIZON)
+            self._timed(batch.max_timestamp if no_base else batch.base_timestamp, batch.max_timestamp)
+        self._advance(batch)
+        return 0
+
+    def _decoded(self, batch: Batch, first: int, stop: int, aborted: bool) -> int:
+        try:
+            records = decode_batch(
+                self._view[batch.at : batch.stop], batch.records, batch.base, batch.attributes, batch.base_timestamp, batch.max_timestamp
+            )
+        except UndecodableError as why:
+            return self._damaged(batch, str(why))
+        self._cover_records(records, first, stop, self.aborted if aborted else None)
+        self._advance(batch)
+        return batch.records
+
+    def _legacy(self, message: Batch, magic: int) -> int:
+        # The offset in the header of a compressed message is that of its last record; where the first one is, only the
+        # message tells. Damaged, it takes everything since the last batch with it.
+        last = message.base
+        compressed = self._view[message.at + _LEGACY_ATTRIBUTES_AT] & CODEC_MASK
+        lowest = min(self.next, last) if compressed else last
+        message = message._replace(base=lowest, delta=last - lowest, epoch=-1)
+        try:
+            records = decode_legacy(self._view[message.at : message.stop], magic, check_crc=self._check)
+        except UndecodableError as why:
+            return self._damaged(message, str(why))
+        stop = min(last + 1, self._bound)
+        if self.next < stop:
+            self._cover_records(records, self.next, stop, None)
+        self._advance(message)
+        return len(records)
+
+    def _cover(self, first: int, stop: int, into: list[Run] | None) -> None:
+        """``[first, stop)`` goes to ``into`` (None: records), what lies between it and the last batch to ``holes``."""
+        if into is None and first == self.next:
+            self.next = stop
+            return
+        add_run(self.records, self._first, self.next)
+        add_run(self.holes, self.next, first)
+        if into is None:
+            self._first = first
+        else:
+            add_run(into, first, stop)
+            self._first = stop
+        self.next = stop
+
+    def _cover_records(self, records: list[Record], first: int, stop: int, into: list[Run] | None) -> None:
+        for offset, time, _ in sorted(records):
+            if self.next <= offset < stop:
+                self._cover(offset, offset + 1, into)
+                if into is None:
+                    self._timed(time, time)
+        if self.next < stop:
+            self._cover(max(first, self.next), stop, self.holes)
+
+    def _timed(self, low: int, high: int) -> None:
+        if 0 <= low < self._min_time:
+            self._min_time = low
+        if high > self._max_time:
+            self._max_time = high
+
+    def _advance(self, batch: Batch) -> None:
+        self.epoch = batch.epoch
+        self._at = batch.stop
+
+    # ---------------------------------------------------------------------------------------- ends and damage
+
+    def _tail(self, at: int) -> int:
+        """Fewer bytes are left than a v2 header has: nothing, a short message of an old format, or the start of a batch."""
+        left = self._end - at
+        if left <= 0:
+            self._done = True
+            return 0
+        if left < _OVERHEAD:
+            return self._cut_off(HEADER_SIZE)
+        base, length = _BASE_AND_LENGTH.unpack_from(self._view, at)
+        magic = self._view[at + _MAGIC_AT] if left > _MAGIC_AT else 2
+        batch = Batch(at, at + _OVERHEAD + length, base, -1, 0, 0, 0, -1, -1, -1, 1)
+        return self._odd(batch, length, magic)
+
+    def _cut_off(self, size: int) -> int:
+        self._done = True
+        self.needed = size
+        return 0
+
+    def _damaged(self, batch: Batch, why: str) -> int:
+        whole = _OVERHEAD + _LEGACY_MIN <= batch.stop - batch.at <= self._end - batch.at
+        if batch.base != self._condemned or not whole:
+            self.damage = Damage(batch.base, why)
+            self._done = True
+            return 0
+        first, stop = max(batch.base, self.next), min(self._damaged_stop(batch), self._bound)
+        if first < stop:
+            self._cover(first, stop, self.unreadable)
+        # The epoch lies outside the CRC, so it may well be right; epochs never fall. Keeping the old one where a new one
+        # began would make the leader believe that our logs differ.
+        self.epoch = max(self.epoch, batch.epoch)
+        self._at = batch.stop
+        return 0
+
+    def _damaged_stop(self, batch: Batch) -> int:
+        """One past the last offset of a damaged batch, whose header may be damaged too; the next batch's offset bounds it."""
+        follows = self._bound
+        if self._end - batch.stop >= _OVERHEAD:
+            follows = min(follows, _BASE_AND_LENGTH.unpack_from(self._view, batch.stop)[0])
+        if batch.delta >= 0 and batch.base + batch.delta < follows:
+            return batch.base + batch.delta + 1
+        return follows
+
+
+def whole_batches(view: memoryview, start: int, end: int) -> Iterator[Batch]:
+    """The v2 headers of the whole batches in ``view[start:end]``, unchecked; stops at anything else."""
+    at = start
+    while end - at >= HEADER_SIZE:
+        base, length, epoch, magic, crc, attributes, delta, base_time, max_time, producer, count = _HEADER.unpack_from(view, at)
+        stop = at + _OVERHEAD + length
+        if magic != 2 or length < HEADER_SIZE - _OVERHEAD or stop > end:
+            return
+        yield Batch(at, stop, base, epoch, crc, attributes, delta, base_time, max_time, producer, count)
+        at = stop
+
+
+def last_batch(view: memoryview, start: int, end: int, min_bytes: int = 0) -> tuple[int, int] | None:
+    """Where the last whole batch of an answer ends (one past its last offset) and its epoch, hopping from length to length.
+
+    A guess at what parsing will say, good enough to ask for what follows. None: nothing that this short look understands,
+    or a first batch of less than ``min_bytes``, where so many hops would cost more than they gain.
+    """
+    at, last, unpack = start, -1, _BASE_AND_LENGTH.unpack_from
+    if end - at >= HEADER_SIZE and unpack(view, at)[1] < min_bytes:
+        return None
+    while end - at >= HEADER_SIZE:
+        length = unpack(view, at)[1]
+        stop = at + _OVERHEAD + length
+        if stop > end or length < HEADER_SIZE - _OVERHEAD:
+            break
+        last, at = at, stop
+    if last < 0:
+        return None
+    base, _, epoch, magic, _, _, delta, _, _, _, _ = _HEADER.unpack_from(view, last)
+    return (base + delta + 1, epoch) if magic == 2 else None

@@ -1,0 +1,461 @@
+"""The Faust transport: group membership, observations and changelogs through aiokafka, watched logs through our own reader.
+
+What is ours here, and why (line numbers and measurements: docs/DESIGN.md, "The driver"):
+
+- Watched partitions are assigned by the group but never fetched by aiokafka; their events are runs from the log reader.
+- Positions come from the ledgers' heads; commits are made from what was flushed, for other people's lag tools only.
+- Each delivery of observations is stamped with the position it follows. Faust drops deliveries when its flow is suspended or
+  the generation changes, and counts them as read; the ledger sees it by the stamp and has the input sought back.
+- Recovery ends on transaction markers: where the position passed the end of a changelog without a record, a no-op stands in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+import aiokafka
+from aiokafka import ConsumerRecord
+from aiokafka.errors import ConsumerStoppedError
+from aiokafka.structs import TopicPartition
+from faust.transport.consumer import ack_lock, notify
+from faust.transport.drivers import aiokafka as faust_aiokafka
+from faust.types import TP, ConsumerMessage, Message
+from mode import Service
+
+from stream_app.kafka import patches  # noqa: F401  # importing it applies the mends
+from stream_app.kafka.store import NO_OP_KEY
+
+FETCH_WAIT_MS = 250
+"""Long poll of aiokafka's fetches: how old the knowledge "read to the end" is on an idle partition, at most, beside the network."""
+GETMANY_SECONDS = 0.25
+"""Longest wait of one turn of the fetcher."""
+
+Partition = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Observation records of one partition as fetched at once, with the position that they follow."""
+
+    position: int
+    records: tuple[ConsumerRecord, ...]
+    next: int
+    """Position after them."""
+    heard_ms: int | None
+    """With these, the observations are read to their end as it was at this time (worker's clock); None: not to the end."""
+
+
+@dataclass(slots=True)
+class Fetched:
+    """What one turn in aiokafka's thread gave."""
+
+    records: dict[TP, list[ConsumerRecord]] = field(default_factory=dict)
+    heard: dict[TP, int] = field(default_factory=dict)
+
+
+class Owners(Protocol):
+    """Who owns partitions in this process; the driver's only way to the rest of the program. All calls are on the main loop."""
+
+    def kind(self, topic: str) -> str:
+        """``log``, ``observations`` or ``other``."""
+
+    async def fence(self, partitions: set[Partition]) -> None:
+        """Become the only writer of these watched partitions, before their changelogs are read."""
+
+    def begin(self, partitions: set[Partition]) -> None:
+        """State is recovered: load it, seek the inputs, work."""
+
+    async def release(self, partitions: set[Partition]) -> None:
+        """Flush and forget."""
+
+    def reads(self) -> dict[Partition, Any]:
+        """Answers of the log reader that are ready."""
+
+    async def wait_reads(self) -> None:
+        """Until there are some."""
+
+    def positions(self) -> dict[TP, int]:
+        """What was flushed, by input: to be committed."""
+
+    async def ready_topics(self) -> set[str]:
+        """Topics that exist and can be subscribed to."""
+
+    def clock_ms(self) -> int:
+        """The worker's clock."""
+
+
+class RebalanceListener(faust_aiokafka.ConsumerRebalanceListener):
+    """Pauses what aiokafka must not fetch before its fetcher sees the assignment."""
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """Runs in aiokafka's loop, before any fetch for the new assignment."""
+        tps = set(assigned)
+        thread = cast(Thread, self._thread)
+        owners = thread.owners
+        consumer = thread._ensure_consumer()
+        consumer.pause(*(tp for tp in tps if owners.kind(tp.topic) in ("log", "observations")))
+        thread.forget_marks()
+        await super().on_partitions_assigned(tps)
+
+
+class Thread(faust_aiokafka.AIOKafkaConsumerThread):
+    """aiokafka's consumer in a thread and loop of its own, as Faust has it."""
+
+    def __post_init__(self) -> None:
+        """Called by Faust at the end of its constructor."""
+        super().__post_init__()
+        self._sent_ms: dict[TopicPartition, int] = {}
+        self._told: dict[TP, int] = {}
+
+    @property
+    def owners(self) -> Owners:
+        """Set by the application."""
+        return cast(Owners, self.app.owners)  # type: ignore[attr-defined]  # our App has it
+
+    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
+        conf = self.app.conf
+        self._assignor = self.app.assignor
+        return aiokafka.AIOKafkaConsumer(
+            **transport.connection,
+            group_id=conf.id,
+            group_instance_id=conf.consumer_group_instance_id,
+            partition_assignment_strategy=[self._assignor],
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            max_poll_records=conf.broker_max_poll_records,
+            max_poll_interval_ms=int(conf.broker_max_poll_interval * 1000),
+            max_partition_fetch_bytes=conf.consumer_max_fetch_size,
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+            check_crcs=True,
+            session_timeout_ms=int(conf.broker_session_timeout * 1000),
+            rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
+            heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
+            isolation_level="read_committed",
+            metadata_max_age_ms=conf.consumer_metadata_max_age_ms,
+        )
+
+    async def on_start(self) -> None:
+        """Start aiokafka; from now on note when each fetch was sent."""
+        await super().on_start()
+        fetcher = self._ensure_consumer()._fetcher
+        process = fetcher._proc_fetch_request
+
+        async def noting(assignment: Any, node_id: int, request: Any) -> bool:
+            sent = self.owners.clock_ms()
+            states = {}
+            for topic, partitions in request.topics:
+                for partition, *_ in partitions:
+                    tp = TopicPartition(topic, partition)
+                    state = assignment.state_value(tp)
+                    if state is not None:
+                        states[tp] = (state, state.timestamp)
+                        state.timestamp = None
+            found = await process(assignment, node_id, request)
+            for tp, (state, before) in states.items():
+                if state.timestamp is None:
+                    state.timestamp = before
+                else:
+                    self._sent_ms[tp] = sent
+            return bool(found)
+
+        fetcher._proc_fetch_request = noting
+
+    def forget_marks(self) -> None:
+        """A new assignment: nothing noted of the last one holds."""
+        self._sent_ms.clear()
+        self._told.clear()
+
+    async def fetch(self, active: set[TP], seconds: float) -> Fetched:
+        """One turn: records of ``active``, and what was read to its end."""
+        return cast(Fetched, await self.call_thread(self._fetch, active, seconds))
+
+    async def _fetch(self, active: set[TP], seconds: float) -> Fetched:
+        consumer = self._ensure_consumer()
+        records = await self._fetch_records(consumer, active, timeout=seconds, max_records=consumer._max_poll_records)
+        fetched = Fetched(dict(records))
+        if not self.consumer.flow_active:
+            return fetched
+        subscription = consumer._subscription.subscription
+        assignment = subscription.assignment if subscription is not None else None
+        if assignment is None or not assignment.active:
+            return fetched
+        for tp in active:
+            if tp not in assignment.tps:
+                continue
+            if self.owners.kind(tp.topic) == "observations":
+                self._note_heard(consumer, assignment, tp, fetched)
+            else:
+                self._stand_in(consumer, assignment, tp, fetched)
+        return fetched
+
+    def _note_heard(self, consumer: Any, assignment: Any, tp: TP, fetched: Fetched) -> None:
+        state = assignment.state_value(tp)
+        sent = self._sent_ms.get(TopicPartition(tp.topic, tp.partition))
+        if sent is None or tp in consumer._fetcher._records or not state.has_valid_position or state.paused:
+            return
+        if state.lso is not None and state.position >= state.lso:
+            fetched.heard[tp] = sent
+
+    def _stand_in(self, consumer: Any, assignment: Any, tp: TP, fetched: Fetched) -> None:
+        """Put a no-op where the position passed markers only; Faust's recovery counts to the last offset."""
+        found = fetched.records.get(tp)
+        if found:
+            self._told[tp] = found[-1].offset
+        state = assignment.state_value(tp)
+        if tp in consumer._fetcher._records or not state.has_valid_position:
+            return
+        last = state.position - 1
+        if last > self._told.get(tp, -1):
+            self._told[tp] = last
+            no_op = ConsumerRecord(tp.topic, tp.partition, last, 0, 0, NO_OP_KEY, b"", None, len(NO_OP_KEY), 0, ())
+            fetched.records.setdefault(tp, []).append(no_op)
+
+    async def seek_input(self, tp: TP, offset: int | None) -> int:
+        """Seek (None: to the beginning), let it be fetched from now on; returns the position."""
+        return cast(int, await self.call_thread(self._seek_input, tp, offset))
+
+    async def _seek_input(self, tp: TP, offset: int | None) -> int:
+        consumer = self._ensure_consumer()
+        part = TopicPartition(tp.topic, tp.partition)
+        self._sent_ms.pop(part, None)
+        beginning = (await consumer.beginning_offsets([part]))[part]
+        position = beginning if offset is None else max(offset, beginning)
+        consumer.seek(part, position)
+        consumer.resume(part)
+        return cast(int, position)
+
+    async def rejoin(self) -> None:
+        """Ask the group for a new assignment."""
+        await self.call_thread(self._rejoin)
+
+    async def _rejoin(self) -> None:
+        coordinator = self._ensure_consumer()._coordinator
+        coordinator.request_rejoin()
+
+
+class Consumer(faust_aiokafka.Consumer):
+    """Faust's consumer; see the module."""
+
+    RebalanceListener = RebalanceListener
+    _thread: Thread
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As Faust calls it."""
+        super().__init__(*args, **kwargs)
+        self._turn: asyncio.Task[Fetched] | None = None
+        self._turn_of: tuple[int, dict[TP, int], set[TP]] = (0, {}, set())
+        self._stamps: dict[TP, int] = {}
+        self._seeks: dict[TP, int] = {}
+        self._committed: dict[TP, int] = {}
+        self._wanted: set[str] = set()
+        self._subscribed: set[str] = set()
+
+    @property
+    def owners(self) -> Owners:
+        """Set by the application."""
+        return self._thread.owners
+
+    def _new_consumer_thread(self) -> Thread:
+        return Thread(self, loop=self.loop, beacon=self.beacon)
+
+    async def create_topic(self, *args: Any, **kwargs: Any) -> None:
+        """Internal topics are created by :mod:`stream_app.kafka.topics`, with our settings, before they are needed."""
+
+    # --- subscription and assignment -----------------------------------------------------------------------------------
+
+    async def subscribe(self, topics: Iterable[str]) -> None:
+        """Subscribe to those that exist; the others follow by :meth:`resubscribe` when they do."""
+        self._wanted = set(topics)
+        await self.resubscribe()
+
+    async def resubscribe(self) -> None:
+        """Look again which of the wanted topics can be subscribed to."""
+        ready = self._wanted & await self.owners.ready_topics()
+        if ready and ready != self._subscribed:
+            self._subscribed = ready
+            await super().subscribe(ready)
+
+    async def rejoin(self) -> None:
+        """Give up and take partitions anew: the way back after a lost flush."""
+        await self._thread.rejoin()
+
+    def _watched(self, tps: Iterable[TP]) -> set[Partition]:
+        return {(tp.topic, tp.partition) for tp in tps if self.owners.kind(tp.topic) == "log"}
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Fence first, then let Faust recover the tables."""
+        self._stamps.clear()
+        self._committed.clear()
+        await self.owners.fence(self._watched(assigned))
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Stop the flow, flush, commit, forget."""
+        await super().on_partitions_revoked(revoked)
+        await self.owners.release(self._watched(revoked))
+
+    async def perform_seek(self) -> None:
+        """Recovery is complete: whoever owns partitions loads them and seeks its inputs."""
+        self.owners.begin(self._watched(self.assignment()))
+
+    async def seek_input(self, tp: TP, offset: int | None) -> int:
+        """Position an observations partition; what is under way for it is dropped. Returns the position."""
+        self._seeks[tp] = self._seeks.get(tp, 0) + 1
+        position = await self._thread.seek_input(tp, offset)
+        self._seeks[tp] += 1
+        self._stamps[tp] = position
+        return position
+
+    async def on_stop(self) -> None:
+        """Flush what is owned before the membership is given up."""
+        self.stop_flow()
+        if self._turn is not None:
+            self._turn.cancel()
+        await self.owners.release(self._watched(self.assignment() if self._thread._consumer else ()))
+        await super().on_stop()
+
+    # --- fetching -----------------------------------------------------------------------------------------------------
+
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> dict[TP, list[Any]]:  # noqa: ASYNC109  # Faust's signature
+        active = active_partitions or set()
+        logs = {tp for tp in active if self.owners.kind(tp.topic) == "log"}
+        found = self._take_reads(logs)
+        if self._turn is None and active - logs:
+            self._turn_of = (self.app.consumer_generation_id, dict(self._seeks), active - logs)
+            self._turn = asyncio.ensure_future(self._thread.fetch(active - logs, GETMANY_SECONDS))
+        if not found:
+            await self._wait_for_something(logs, timeout)
+            found = self._take_reads(logs)
+        turn = self._turn
+        if turn is not None and turn.done():
+            self._turn = None
+            self._take_turn(turn.result(), found)
+        return found
+
+    async def _wait_for_something(self, logs: set[TP], seconds: float) -> None:
+        waits: list[asyncio.Future[Any]] = [self._turn] if self._turn is not None else []
+        reading = asyncio.ensure_future(self.owners.wait_reads()) if logs else None
+        if reading is not None:
+            waits.append(reading)
+        try:
+            if waits:
+                await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            else:
+                await asyncio.sleep(min(seconds, GETMANY_SECONDS))
+        finally:
+            if reading is not None:
+                reading.cancel()
+
+    def _take_reads(self, logs: set[TP]) -> dict[TP, list[Any]]:
+        if not logs:
+            return {}
+        return {TP(topic, partition): [read] for (topic, partition), read in self.owners.reads().items()}
+
+    def _take_turn(self, fetched: Fetched, found: dict[TP, list[Any]]) -> None:
+        generation, seeks, active = self._turn_of
+        if generation != self.app.consumer_generation_id:
+            return
+        for tp in active:
+            records = fetched.records.get(tp, [])
+            if self.owners.kind(tp.topic) != "observations":
+                if records:
+                    found[tp] = list(records)
+            elif seeks.get(tp, 0) == self._seeks.get(tp, 0) and tp in self._stamps:
+                heard = fetched.heard.get(tp)
+                if records or heard is not None:
+                    found[tp] = [self._bundle(tp, records, heard)]
+
+    def _bundle(self, tp: TP, records: list[ConsumerRecord], heard_ms: int | None) -> Bundle:
+        position = self._stamps[tp]
+        after = records[-1].offset + 1 if records else position
+        self._stamps[tp] = after
+        return Bundle(position, tuple(records), after, heard_ms)
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:  # noqa: ASYNC109  # Faust's signature
+        """As Faust's, without its seek to committed offsets and its bookkeeping of single offsets."""
+        generation = self.app.consumer_generation_id
+        records, _ = await self._wait_next_records(timeout)
+        if not records or self.should_stop:
+            return
+        for tp, found in records.items():
+            for record in found:
+                if not self.flow_active or self.app.consumer_generation_id != generation:
+                    return
+                yield tp, self._to_message(tp, record)
+
+    def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
+        if isinstance(record, ConsumerRecord):
+            return super()._to_message(tp, record)
+        now = time.time()
+        return ConsumerMessage(
+            tp.topic, tp.partition, record.next, now, 0, [], None, record, None, 0, 0, tp, generation_id=self.app.consumer_generation_id
+        )
+
+    async def _drain_messages(self, fetcher: Service) -> None:  # type: ignore[override]  # Faust's ServiceT is narrower
+        stopped, fetcher_stopped = self._stopped.is_set, fetcher._stopped.is_set
+        try:
+            while not (stopped() or fetcher_stopped()):
+                await self.sleep(0)
+                async for _, message in self.getmany(timeout=1.0):
+                    await self.wait_first(self.callback(message), self.suspend_flow.wait())
+        except (ConsumerStoppedError, asyncio.CancelledError):
+            if not self.transport.app.should_stop:
+                raise
+
+    # --- commits ------------------------------------------------------------------------------------------------------
+
+    def ack(self, message: Message) -> bool:
+        """An event is processed. What is committed comes from the flushed heads, not from here."""
+        with ack_lock:
+            if message.acked:
+                return False
+            message.acked = True
+            self._unacked_messages.discard(message)
+            notify(self._waiting_for_ack)
+            return True
+
+    async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
+        """Commit what was flushed since the last commit."""
+        assignment = self.assignment() if self._thread._consumer else set()
+        due = {
+            tp: offset
+            for tp, offset in self.owners.positions().items()
+            if tp in assignment and self._committed.get(tp) != offset and (topics is None or tp in topics or tp.topic in topics)
+        }
+        if not due or not await self._commit(due):
+            return False
+        self._committed.update(due)
+        return True
+
+    async def verify_all_partitions_active(self) -> None:
+        """Faust's check for stalled streams counts single offsets, which there are none of; readiness tells it here."""
+
+
+class Producer(faust_aiokafka.Producer):
+    """Faust's producer: unused by us but for what Faust itself sends."""
+
+    def _settings_default(self) -> Mapping[str, Any]:
+        connection = cast(Transport, self.transport).connection
+        return {**connection, "acks": "all", "linger_ms": 0}
+
+    def _settings_auth(self) -> Mapping[str, Any]:
+        return {}
+
+    async def create_topic(self, *args: Any, **kwargs: Any) -> None:
+        """See :meth:`Consumer.create_topic`."""
+
+
+class Transport(faust_aiokafka.Transport):
+    """The transport that the application names."""
+
+    Consumer = Consumer
+    Producer = Producer
+
+    @property
+    def connection(self) -> dict[str, Any]:
+        """aiokafka's connection settings, from the configuration."""
+        return dict(self.app.kafka_connection)  # type: ignore[attr-defined]  # our App has it

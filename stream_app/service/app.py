@@ -1,0 +1,269 @@
+"""The only place that wires: configuration in, a Faust application out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faust
+import structlog
+from faust.app.base import BootStrategy
+from faust.types import TP, ServiceT
+from mode import Service
+
+from stream_app.core.model import WorkerRecord
+from stream_app.kafka.assignor import GroupedAssignor
+from stream_app.kafka.connection import KafkaSettings
+from stream_app.kafka.driver import Consumer, Transport
+from stream_app.kafka.names import TopicNames
+from stream_app.kafka.reader import LogReader
+from stream_app.kafka.store import StateTable
+from stream_app.kafka.topics import InternalTopics, Topics, TopicsUnavailable
+from stream_app.kafka.trouble import HALTS
+from stream_app.service.agents import add_agents
+from stream_app.service.metrics import Counters
+from stream_app.service.owner import Context, TopicRules
+from stream_app.service.owners import OwnedPartitions
+from stream_app.service.port import KafkaPort, Reading
+from stream_app.service.status import Life, StatusReader
+from stream_app.service.telemetry import Telemetry
+from stream_app.service.view import StatusView
+
+log = structlog.get_logger("gapstream")
+
+RETRY_SECONDS = 2.0
+TROUBLE_SECONDS = 0.5
+WATCH_TOPICS_SECONDS = 5.0
+"""How often it is looked for topics that do not exist yet, and for more partitions."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicPlan:
+    """One watched topic."""
+
+    reading: Reading
+    rules: TopicRules
+    sink_types: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the configuration says, in the service's terms."""
+
+    app_id: str
+    instance: str
+    session_timeout_s: float
+    state_dir: Path
+    standby_replicas: int
+    unknown_after_s: float
+    internal: InternalTopics
+    topics: Mapping[str, TopicPlan]
+    aiokafka: Mapping[str, Any]
+    confluent: Mapping[str, Any]
+    reader: KafkaSettings
+    http_host: str
+    http_port: int
+    http_ssl: Any = None
+
+
+def steady_clock() -> Any:
+    """Milliseconds since the epoch that never jump: the wall clock once, the monotonic clock from there on."""
+    wall, start = time.time_ns(), time.monotonic_ns()
+    return lambda: (wall + time.monotonic_ns() - start) // 1_000_000
+
+
+class Boot(BootStrategy):
+    """The web server first, so that readiness can be asked while brokers are away; then Kafka, then all of Faust."""
+
+    def server(self) -> Iterable[ServiceT]:
+        """Services in the order of their start."""
+        app = self.app
+        assert isinstance(app, GapstreamApp)
+        yield from self.sensors()
+        yield from self.web_server()
+        yield app.cluster
+        yield from self.kafka_producer()
+        yield from self.kafka_consumer()
+        yield from self.agents()
+        yield from self.kafka_conductor()
+        yield from self.tables()
+
+
+class GapstreamApp(faust.App):
+    """The Faust application; the attributes beside Faust's are what our driver and assignor ask for."""
+
+    BootStrategy = Boot
+    topic_names: Mapping[str, TopicNames]
+    owners: OwnedPartitions
+    kafka_connection: Mapping[str, Any]
+    cluster: ClusterService
+    state_tables: Mapping[str, StateTable]
+    view: StatusView
+    telemetry: Telemetry
+    plan: Plan
+
+    def _new_transport(self) -> Transport:
+        return Transport(self.conf.broker_consumer, self)
+
+    def _new_producer_transport(self) -> Transport:
+        return Transport(self.conf.broker_producer, self)
+
+
+class ClusterService(Service):
+    """Waits for brokers, sees to the internal topics, and keeps what runs beside Faust: log reader, status, signs of life."""
+
+    def __init__(self, app: GapstreamApp, plan: Plan, topics: Topics, reader: LogReader, clock_ms: Any, **kwargs: Any) -> None:
+        """Started after the web server and before Faust's producer."""
+        super().__init__(**kwargs)
+        self._app, self._plan, self._topics, self._reader, self._clock_ms = app, plan, topics, reader, clock_ms
+        self.trouble: str | None = "starting"
+        """Why the cluster is not usable now; None when it is."""
+        self.partitions: dict[str, int] = {}
+        """Watched topics that exist -> partitions."""
+        self.cluster_id = "unknown"
+        self._status = StatusReader(plan.aiokafka, plan.app_id, app.view)
+        self._life = Life(plan.aiokafka, plan.app_id, self.sign_of_life)
+
+    async def on_start(self) -> None:
+        """Until brokers answer and the internal topics exist."""
+        while not self.should_stop:
+            if await self._look() is not None:
+                break
+            await self.sleep(RETRY_SECONDS)
+        if self.should_stop:
+            return
+        await self._reader.start()
+        self._app.wire_owners(self.cluster_id)
+        self._status.start()
+        self._life.start()
+
+    async def _look(self) -> bool | None:
+        """See to the topics; whether the set of usable ones changed, None if the cluster could not be asked."""
+        app = self._app
+        try:
+            found = await self._topics.find()
+            self.partitions = await self._topics.ensure(app.topic_names, found)
+        except TopicsUnavailable as exc:
+            self.trouble = str(exc)
+            app.telemetry.trouble("waiting for Kafka", reason=str(exc))
+            return None
+        self.cluster_id = found.cluster_id
+        missing = sorted(set(app.topic_names) - set(self.partitions))
+        self.trouble = None
+        if missing:
+            app.telemetry.trouble("waiting for topics that do not exist yet", topics=", ".join(missing))
+        return app.owners.set_ready(set(self.partitions))
+
+    @Service.task
+    async def _watch(self) -> None:
+        """Topics appear and grow."""
+        while not self.should_stop:
+            await self.sleep(WATCH_TOPICS_SECONDS)
+            if self.should_stop:
+                return
+            if await self._look():
+                consumer = self._app.consumer
+                assert isinstance(consumer, Consumer)
+                await consumer.resubscribe()
+
+    @Service.task
+    async def _handle_troubles(self) -> None:
+        while not self.should_stop:
+            await self.sleep(TROUBLE_SECONDS)
+            for trouble in self._reader.troubles():
+                owner = self._app.owners.owner(trouble.topic, trouble.partition)
+                if trouble.kind in HALTS and owner is not None:
+                    owner.halted(trouble)
+                else:
+                    self._app.telemetry.trouble("reading a log", topic=trouble.topic, partition=trouble.partition, reason=trouble.message)
+
+    def sign_of_life(self, stopped: bool) -> WorkerRecord:
+        """What this worker says of itself every second."""
+        plan = self._plan
+        return WorkerRecord(
+            worker=plan.instance,
+            at_ms=self._clock_ms(),
+            session_timeout_ms=round(plan.session_timeout_s * 1000),
+            stopped=stopped,
+            checked=self._app.owners.checked(),
+            topics=dict(self.partitions),
+        )
+
+    async def on_stop(self) -> None:
+        """After Faust's services: owners were released by the consumer."""
+        await self._app.owners.stop()
+        await self._life.stop()
+        await self._status.stop()
+        await self._reader.stop()
+
+
+def create_app(plan: Plan) -> GapstreamApp:
+    """Wire everything; nothing is started."""
+    app = GapstreamApp(
+        plan.app_id,
+        broker="kafka://" + ";kafka://".join(f"{host}:{port}" for host, port in plan.reader.bootstrap_servers),
+        store="rocksdb://",
+        datadir=str(plan.state_dir),
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        PartitionAssignor=GroupedAssignor,
+        consumer_group_instance_id=plan.instance,
+        consumer_metadata_max_age_ms=10_000,
+        broker_session_timeout=plan.session_timeout_s,
+        broker_heartbeat_interval=max(plan.session_timeout_s / 4, 1.0),
+        broker_commit_interval=5.0,
+        table_standby_replicas=plan.standby_replicas,
+        stream_buffer_maxsize=4096,
+        stream_wait_empty=False,
+        recovery_consistency_check=False,
+        web_bind=plan.http_host,
+        web_port=plan.http_port,
+        web_host=plan.http_host,
+        web_ssl_context=plan.http_ssl,
+        canonical_url=f"http://{plan.instance}",
+        autodiscover=False,
+        worker_redirect_stdouts=False,
+    )
+    clock_ms = steady_clock()
+    app.plan = plan
+    app.kafka_connection = {**plan.aiokafka, "client_id": plan.app_id}
+    app.topic_names = {topic: TopicNames.of(plan.app_id, topic) for topic in plan.topics}
+    app.telemetry = Telemetry(Counters())
+    app.view = StatusView({topic: one.sink_types for topic, one in plan.topics.items()}, plan.unknown_after_s)
+    reader = LogReader(plan.reader, client_id=plan.app_id)
+    topics = Topics(plan.confluent, plan.app_id, plan.internal)
+    rules = {topic: one.rules for topic, one in plan.topics.items()}
+    app.owners = OwnedPartitions(reader, app.topic_names, rules, app.kafka_connection, clock_ms)
+    app.cluster = ClusterService(app, plan, topics, reader, clock_ms)
+    app.state_tables = {topic: app.tables.add(StateTable(app, topic)) for topic in plan.topics}
+    for names in app.topic_names.values():
+        add_agents(app, names, app.owners)
+    _wire_owners(app, plan, reader, topics, clock_ms)
+    return app
+
+
+def _wire_owners(app: GapstreamApp, plan: Plan, reader: LogReader, topics: Topics, clock_ms: Any) -> None:
+    async def seek(tp: TP, offset: int | None) -> int:
+        assert isinstance(app.consumer, Consumer)
+        return await app.consumer.seek_input(tp, offset)
+
+    async def rejoin() -> None:
+        assert isinstance(app.consumer, Consumer)
+        await app.consumer.rejoin()
+
+    def drop(topic: str, partition: int) -> None:
+        app.state_tables[topic].store.drop(partition)
+        app.tables.recovery.revoke(TP(app.topic_names[topic].changelog, partition))
+
+    readings = {topic: one.reading for topic, one in plan.topics.items()}
+    port = KafkaPort(plan.reader, reader, topics, app.topic_names, readings, clock_ms, seek)
+
+    def wire(cluster_id: str) -> None:
+        context = Context(plan.app_id, plan.instance, cluster_id, port, app.telemetry, clock_ms, app.owners.lost)
+        app.owners.wire(context, lambda topic: app.state_tables[topic].store, drop, rejoin)
+
+    app.wire_owners = wire  # type: ignore[attr-defined]  # called by ClusterService once the cluster's id is known

@@ -1,0 +1,443 @@
+"""One owned partition: its ledger, its writer, and the loop that judges and flushes.
+
+Life: :meth:`PartitionOwner.fence` (become the only writer), :meth:`begin` (load the state that Faust recovered, seek both
+inputs), then folds from the agents and flushes from the loop, until :meth:`release` (flush, forget) or until a flush is lost
+(forget at once; the manager asks the group for a new assignment, and everything is read back from the changelog).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+from aiokafka import ConsumerRecord
+
+from stream_app.core import events, report
+from stream_app.core.ledger import Candidates, Ledger
+from stream_app.core.model import LogEnds, LogRead, Look, Observation, ObservationRead, Row, Runs
+from stream_app.core.sink import Policy
+from stream_app.core.state import Changes, StateCodec, StateError
+from stream_app.kafka.driver import Bundle
+from stream_app.kafka.names import TopicNames
+from stream_app.kafka.trouble import Trouble, TroubleKind
+from stream_app.kafka.writer import FencedWriter, OutRecord, WriterLost
+from stream_app.service.status import StatusPages
+from stream_app.service.telemetry import Telemetry
+from stream_app.sinks.observation import Rejected, RejectReason, parse
+
+log = structlog.get_logger("gapstream.owner")
+
+FLUSH_SECONDS = 1.0
+"""State is flushed about this often; events at once."""
+PACE_SECONDS = 0.02
+"""Pause after a flush that told events: bounds how often a busy partition commits."""
+RETRY_SECONDS = 1.0
+SEEK_AGAIN_SECONDS = 5.0
+"""After an input was sought back, deliveries that do not follow are ignored so long before it is sought again."""
+YIELD_EVERY = 200
+"""Observations folded before the loop is given to others."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicFacts:
+    """What the broker says of a watched topic now."""
+
+    topic_id: bytes
+    observations_id: bytes
+    compacted: bool | None
+    """cleanup.policy holds ``compact``; None: could not be asked."""
+    retention_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TopicRules:
+    """The configuration of one watched topic, as its owners need it."""
+
+    policies: Mapping[str, Policy]
+    lateness_ms: int
+
+
+class Port(Protocol):
+    """What an owner needs from Kafka. Every call may raise :class:`Unavailable`; the owner tries again."""
+
+    async def facts(self, topic: str) -> TopicFacts:
+        """Ids and settings of a watched topic."""
+
+    async def ends(self, topic: str, partition: int) -> LogEnds:
+        """The log's ends, asked afresh."""
+
+    async def look(self, topic: str, partition: int, topic_id: bytes, runs: Runs) -> Look:
+        """A second look at candidates, on a fresh connection."""
+
+    def read_from(self, topic: str, partition: int, position: int, topic_id: bytes, leader_epoch: int) -> None:
+        """Have the log reader (re)start at a position."""
+
+    def stop_reading(self, topic: str, partition: int) -> None:
+        """No more of this log."""
+
+    async def hear_from(self, topic: str, partition: int, offset: int | None) -> int:
+        """Position the observations (None: beginning); where they begin now."""
+
+
+class Unavailable(Exception):
+    """Kafka can't be asked now; the message says what failed."""
+
+
+class Store(Protocol):
+    """The local copy of the changelog."""
+
+    def items_of(self, partition: int) -> Any:
+        """Keys and values of one partition."""
+
+    def put(self, partition: int, changes: Changes, changelog_offset: int) -> None:
+        """Mirror a commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What all owners of one worker share."""
+
+    app_id: str
+    instance: str
+    cluster_id: str
+    port: Port
+    telemetry: Telemetry
+    clock_ms: Callable[[], int]
+    on_lost: Callable[[str, int], None]
+    """Called once when a partition's flush was lost: have the group assign anew."""
+
+
+class PartitionOwner:
+    """See the module. All methods run on the main loop."""
+
+    def __init__(self, context: Context, names: TopicNames, partition: int, rules: TopicRules, writer: FencedWriter, store: Store) -> None:
+        """Made at assignment; nothing happens before :meth:`fence`."""
+        self.context, self.names, self.partition, self.rules = context, names, partition, rules
+        self.topic = names.watched
+        self.trouble: str | None = "state is being recovered"
+        """Why this partition is not worked on; None when it is."""
+        self.flushed_read: int | None = None
+        self.flushed_observed: int | None = None
+        self.rows: list[Row] = []
+        """As of the last flush."""
+        self._writer, self._store = writer, store
+        self._codec = StateCodec(partition)
+        self._pages = StatusPages(names.watched, partition, context.app_id, context.instance)
+        self._ledger: Ledger | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._halt: Trouble | None = None
+        self._flushing: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._flushed_at = 0.0
+        self._log_sought: tuple[int, float] | None = None
+        self._observations_sought: tuple[int, float] | None = None
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """The ledger while this worker owns it."""
+        return self._ledger
+
+    async def fence(self) -> None:
+        """Become the only writer."""
+        await self._writer.start()
+
+    def begin(self) -> None:
+        """State is recovered: work from now on."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name=f"owner {self.topic}/{self.partition}")
+
+    async def release(self) -> None:
+        """Flush once more if that is possible, then forget everything."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        try:
+            if self._flushing is not None:
+                await self._flushing
+            if self._ledger is not None:
+                await self._flush()
+        except WriterLost as exc:
+            log.warning("state was handed over without a last flush", topic=self.topic, partition=self.partition, reason=str(exc))
+        finally:
+            self._forget("released")
+            await self._writer.stop()
+
+    def _forget(self, trouble: str) -> None:
+        self._ledger = None
+        self.rows = []
+        self.trouble = trouble
+        self.context.port.stop_reading(self.topic, self.partition)
+
+    # --- the loop -----------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        """Begin, then judge and flush until cancelled or lost."""
+        try:
+            await self._begin_until_done()
+            while True:
+                await self._wait()
+                try:
+                    await self._mend()
+                    await self._settle()
+                except Unavailable as exc:
+                    self.context.telemetry.unavailable(self.topic, self.partition, str(exc))
+                if self._due():
+                    await self._flush_whole()
+        except WriterLost as exc:
+            log.warning("this worker no longer writes the partition", topic=self.topic, partition=self.partition, reason=str(exc))
+            self._forget("lost to another worker or to the broker; waiting for a new assignment")
+            self.context.on_lost(self.topic, self.partition)
+        except StateError as exc:
+            log.error(
+                "stored state can't be read; the partition is left alone", topic=self.topic, partition=self.partition, reason=str(exc)
+            )
+            self._forget(str(exc))
+
+    async def _wait(self) -> None:
+        try:
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        finally:
+            self._wake.clear()
+
+    def _due(self) -> bool:
+        assert self._ledger is not None
+        self._ledger.evaluate(self.context.clock_ms())
+        return bool(self._ledger.events) or asyncio.get_running_loop().time() - self._flushed_at >= FLUSH_SECONDS
+
+    async def _begin_until_done(self) -> None:
+        while True:
+            try:
+                await self._begin()
+            except Unavailable as exc:
+                self.trouble = str(exc)
+                self.context.telemetry.unavailable(self.topic, self.partition, str(exc))
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                self.trouble = None
+                return
+
+    async def _begin(self) -> None:
+        """Load or create the ledger, then position both inputs by its head."""
+        context, port = self.context, self.context.port
+        facts = await port.facts(self.topic)
+        ends = await port.ends(self.topic, self.partition)
+        now = context.clock_ms()
+        self._codec = StateCodec(self.partition)
+        ledger = self._codec.load(self.topic, self._store.items_of(self.partition), self.rules.policies, now)
+        if ledger is None:
+            ledger = Ledger.create(
+                self.topic,
+                self.partition,
+                str(now),
+                topic_id=facts.topic_id,
+                log_start=ends.log_start,
+                log_end=ends.high_watermark,
+                policies=self.rules.policies,
+            )
+            ledger.observations_id = facts.observations_id
+        elif ledger.log.topic_id != facts.topic_id:
+            ledger.recreate(facts.topic_id, ends.log_start, ends.high_watermark, now)
+        ledger.begin(now)
+        ledger.lateness_ms, ledger.retention_ms = self.rules.lateness_ms, facts.retention_ms
+        ledger.log.ever_compacted = facts.compacted if not ledger.log.ever_compacted else True
+        if ledger.observations_id != facts.observations_id:
+            ledger.observations_id, ledger.observed_to = facts.observations_id, 0
+        await self._hear(ledger)
+        self._ledger = ledger
+        port.read_from(self.topic, self.partition, ledger.log.read, ledger.log.topic_id, ledger.log.leader_epoch)
+        self.flushed_read = self.flushed_observed = None
+
+    async def _hear(self, ledger: Ledger) -> None:
+        wanted = ledger.observed_to
+        position = await self.context.port.hear_from(self.names.observations, self.partition, wanted or None)
+        if wanted and position > wanted:
+            log.warning(
+                "observations were removed before they were read; what they said is unknown",
+                topic=self.topic,
+                partition=self.partition,
+                first=wanted,
+                last=position - 1,
+            )
+            self.context.telemetry.lost_observations(position - wanted)
+        ledger.observed_to = position
+
+    def halted(self, trouble: Trouble) -> None:
+        """The log reader stopped at something that it can't settle; the loop sees to it."""
+        self._halt = trouble
+        self._wake.set()
+
+    async def _mend(self) -> None:
+        """The log lost its end, or is another one: change the ledger, then read on."""
+        trouble, ledger = self._halt, self._ledger
+        if trouble is None or ledger is None:
+            return
+        log.warning("the log is not what it was", topic=self.topic, partition=self.partition, reason=trouble.message)
+        if trouble.kind is TroubleKind.RECREATED:
+            facts = await self.context.port.facts(self.topic)
+            ends = await self.context.port.ends(self.topic, self.partition)
+            if facts.topic_id != ledger.log.topic_id:
+                ledger.recreate(facts.topic_id, ends.log_start, ends.high_watermark, self.context.clock_ms())
+        elif trouble.end_offset is not None:
+            ledger.truncate(trouble.end_offset, self.context.clock_ms(), reason=trouble.message)
+        self._halt = None
+        self.context.port.read_from(self.topic, self.partition, ledger.log.read, ledger.log.topic_id, -1)
+
+    # --- folding ------------------------------------------------------------------------------------------------------
+
+    def fold_log(self, read: LogRead) -> None:
+        """One answer of the log reader, from the agent."""
+        ledger = self._ledger
+        if ledger is None:
+            return
+        before, told = ledger.log.read, len(ledger.events)
+        if ledger.fold_log(read, self.context.clock_ms()):
+            self._log_sought = None
+            if len(ledger.events) > told or before == read.position < read.next:
+                self._wake_if_told(ledger)
+        elif read.position > ledger.log.read and self._may_seek(self._log_sought, ledger.log.read):
+            self._log_sought = (ledger.log.read, asyncio.get_running_loop().time())
+            log.info("reading the log again from the head", topic=self.topic, partition=self.partition, offset=ledger.log.read)
+            self.context.port.read_from(self.topic, self.partition, ledger.log.read, ledger.log.topic_id, ledger.log.leader_epoch)
+
+    def _may_seek(self, sought: tuple[int, float] | None, offset: int) -> bool:
+        return sought is None or sought[0] != offset or asyncio.get_running_loop().time() - sought[1] > SEEK_AGAIN_SECONDS
+
+    async def fold_observations(self, bundle: Bundle) -> None:
+        """Observations of this partition, from the agent."""
+        ledger = self._ledger
+        if ledger is None:
+            return
+        if bundle.position != ledger.observed_to:
+            await self._seek_observations(ledger, bundle)
+            return
+        self._observations_sought = None
+        try:
+            taken = await self._fold_records(ledger, bundle)
+        except Unavailable as exc:  # what is left of the bundle is refused and read again
+            self.context.telemetry.unavailable(self.topic, self.partition, str(exc))
+            return
+        if taken and bundle.heard_ms is not None:
+            ledger.heard_to_end(bundle.heard_ms)
+        self._wake_if_told(ledger)
+
+    async def _fold_records(self, ledger: Ledger, bundle: Bundle) -> bool:
+        """Whether all of them were taken by the ledger that is owned still."""
+        position, asked = bundle.position, False
+        for number, record in enumerate(bundle.records, 1):
+            read = ObservationRead(position, record.offset, record.timestamp, record.value)
+            observation, asked = await self._accept(ledger, record, asked)
+            if self._ledger is not ledger or not ledger.observe(read, observation, self.context.clock_ms()):
+                return False
+            position = record.offset + 1
+            if number % YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+                if self._ledger is not ledger:
+                    return False
+        return ledger.observed_to == bundle.next
+
+    async def _seek_observations(self, ledger: Ledger, bundle: Bundle) -> None:
+        if bundle.position > ledger.observed_to and self._may_seek(self._observations_sought, ledger.observed_to):
+            self._observations_sought = (ledger.observed_to, asyncio.get_running_loop().time())
+            log.info("reading observations again from the head", topic=self.topic, partition=self.partition, offset=ledger.observed_to)
+            try:
+                await self._hear(ledger)
+            except Unavailable as exc:
+                self.context.telemetry.unavailable(self.topic, self.partition, str(exc))
+
+    async def _accept(self, ledger: Ledger, record: ConsumerRecord, asked: bool) -> tuple[Observation | None, bool]:
+        """The observation, None if it is rejected; and whether the log's end was asked for since this bundle came."""
+        telemetry = self.context.telemetry
+        try:
+            observation = parse(record.value, self.topic, self.partition)
+            if observation.topic_id not in (None, ledger.log.topic_id):
+                raise Rejected(RejectReason.OLDER_INCARNATION, "it speaks of another topic of the same name")
+            if not ledger.has_room_for(observation.sink):
+                raise Rejected(RejectReason.TOO_MANY_SINKS, "too many sinks report that stand in no configuration")
+            if ledger.beyond_end(observation) and not asked:
+                ledger.end_is((await self.context.port.ends(self.topic, self.partition)).high_watermark)
+                asked = True
+            if ledger.beyond_end(observation):
+                raise Rejected(RejectReason.BEYOND_END, f"it is at or above the log's end {ledger.log.end}")
+        except Rejected as exc:
+            telemetry.rejected(self.names.observations, self.partition, record.offset, str(exc.reason), exc.detail)
+            return None, asked
+        telemetry.accepted()
+        return observation, asked
+
+    def _wake_if_told(self, ledger: Ledger) -> None:
+        """Events, and candidates whose time has come, are not left to the next second."""
+        if ledger.events or ledger.has_due():
+            self._wake.set()
+
+    # --- verdicts and flushes -----------------------------------------------------------------------------------------
+
+    async def _settle(self) -> None:
+        """Judge all that is due; each step after a second look."""
+        ledger = self._ledger
+        assert ledger is not None
+        while due := ledger.candidates():
+            for step in due:
+                look = await self._look(ledger, step)
+                ledger.settle(step, look, self.context.clock_ms())
+            if ledger.events:
+                return
+
+    async def _look(self, ledger: Ledger, step: Candidates) -> Look:
+        return await self.context.port.look(self.topic, self.partition, ledger.log.topic_id, step.runs)
+
+    async def _flush_whole(self) -> None:
+        """A flush that was begun is ended, even when the loop is cancelled: half of it can't be taken back."""
+        self._flushing = asyncio.create_task(self._flush())
+        try:
+            await asyncio.shield(self._flushing)
+        finally:
+            if self._flushing.done():
+                self._flushing = None
+
+    async def _flush(self) -> None:
+        """One transaction: changed state, the events that follow from it, what the API shows of it."""
+        ledger, context = self._ledger, self.context
+        assert ledger is not None
+        started = asyncio.get_running_loop().time()
+        self._flushed_at = started
+        told = ledger.take_events()
+        changes = self._codec.changes(ledger, force=bool(told))
+        positions = ledger.log.read, ledger.observed_to
+        if not changes and not told:
+            return
+        now = context.clock_ms()
+        rows = report.rows(ledger, now)
+        records = self._state_records(changes) + self._event_records(ledger, told) + self._pages.records(ledger, rows)
+        last = await self._writer.write(records, self.names.changelog)
+        if last is not None:
+            self._store.put(self.partition, changes, last)
+        self.rows = rows
+        self.flushed_read, self.flushed_observed = positions
+        context.telemetry.flushed(self.topic, asyncio.get_running_loop().time() - started, self._codec.size_bytes())
+        for event in told:
+            context.telemetry.told(event, self.rules.policies)
+        if told:
+            await asyncio.sleep(PACE_SECONDS)
+
+    def _state_records(self, changes: Changes) -> list[OutRecord]:
+        return [OutRecord(self.names.changelog, key, value, self.partition) for key, value in changes]
+
+    def _event_records(self, ledger: Ledger, told: list[events.Event]) -> list[OutRecord]:
+        source = f"gapstream://{self.context.cluster_id}/{self.context.app_id}/{ledger.birth}"
+        topic = f"{self.context.app_id}.alerts"
+        return [
+            OutRecord(topic, event.key.encode(), events.as_json(event, source), headers=tuple(events.headers(event, source)))
+            for event in told
+        ]
+
+    @property
+    def end_read_ms(self) -> int | None:
+        """When the log was last read to its end."""
+        return self._ledger.log.end_read_ms if self._ledger is not None else None

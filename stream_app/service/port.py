@@ -1,0 +1,111 @@
+"""Kafka as the owners need it: thin, and every failure is one :class:`Unavailable` that says what failed."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from faust.types import TP
+
+from stream_app.core.model import LogEnds, Look, Runs
+from stream_app.kafka.connection import KafkaSettings
+from stream_app.kafka.failures import KafkaError
+from stream_app.kafka.names import TopicNames
+from stream_app.kafka.probe import look
+from stream_app.kafka.protocol import Isolation
+from stream_app.kafka.reader import LogReader
+from stream_app.kafka.topics import TopicConfig, Topics
+from stream_app.service.owner import TopicFacts, Unavailable
+
+CONFIG_SECONDS = 30.0
+"""Topic settings are asked again after so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a watched topic's log is read."""
+
+    isolation: Isolation
+    check_crcs: bool
+
+
+class KafkaPort:
+    """Implements :class:`stream_app.service.owner.Port`."""
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        reader: LogReader,
+        topics: Topics,
+        names: Mapping[str, TopicNames],
+        readings: Mapping[str, Reading],
+        clock_ms: Callable[[], int],
+        seek: Callable[[TP, int | None], Awaitable[int]],
+    ) -> None:
+        """``seek``: the driver's way to position the observations."""
+        self._settings, self._reader, self._topics, self._names, self._readings = settings, reader, topics, names, readings
+        self._clock_ms, self._seek = clock_ms, seek
+        self._configs: dict[str, tuple[int, TopicConfig]] = {}
+
+    async def facts(self, topic: str) -> TopicFacts:
+        """Ids and settings of a watched topic."""
+        observations = self._names[topic].observations
+        try:
+            info = await self._reader.metadata([topic, observations])
+        except KafkaError as exc:
+            raise Unavailable(str(exc)) from exc
+        found = {name: info.topics.get(name) for name in (topic, observations)}
+        for name, one in found.items():
+            if one is None or one.error:
+                raise Unavailable(f"topic {name} does not exist now; waiting for it")
+        config = await self._config(topic)
+        watched, observed = found[topic], found[observations]
+        assert watched is not None
+        assert observed is not None
+        return TopicFacts(watched.topic_id, observed.topic_id, config.compacted, config.retention_ms)
+
+    async def _config(self, topic: str) -> TopicConfig:
+        now = self._clock_ms()
+        asked, config = self._configs.get(topic, (0, TopicConfig()))
+        if now - asked > CONFIG_SECONDS * 1000:
+            config = await self._topics.describe(topic)
+            self._configs[topic] = (now, config)
+        return config
+
+    async def ends(self, topic: str, partition: int) -> LogEnds:
+        """The log's ends, asked afresh."""
+        try:
+            return await self._reader.ends(topic, partition)
+        except KafkaError as exc:
+            raise Unavailable(str(exc)) from exc
+
+    async def look(self, topic: str, partition: int, topic_id: bytes, runs: Runs) -> Look:
+        """A second look at candidates, on a fresh connection."""
+        try:
+            return await look(self._settings, topic, partition, topic_id, self._readings[topic].isolation, runs)
+        except KafkaError as exc:
+            raise Unavailable(str(exc)) from exc
+
+    def read_from(self, topic: str, partition: int, position: int, topic_id: bytes, leader_epoch: int) -> None:
+        """(Re)position the log reader."""
+        reading = self._readings[topic]
+        self._reader.assign(
+            topic,
+            partition,
+            position,
+            isolation=reading.isolation,
+            check_crcs=reading.check_crcs,
+            topic_id=topic_id,
+            leader_epoch=leader_epoch,
+        )
+
+    def stop_reading(self, topic: str, partition: int) -> None:
+        """No more of this log."""
+        self._reader.unassign(topic, partition)
+
+    async def hear_from(self, topic: str, partition: int, offset: int | None) -> int:
+        """Position the observations."""
+        try:
+            return await self._seek(TP(topic, partition), offset)
+        except Exception as exc:  # aiokafka's errors have no common base but Exception (IllegalStateError, KafkaError, TimeoutError)
+            raise Unavailable(f"observations of {topic}/{partition} can't be read: {exc or type(exc).__name__}") from exc

@@ -1,0 +1,170 @@
+"""The status topic: what owners write of their partitions, signs of life, and the reader from which any worker answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+import structlog
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from stream_app.core import report
+from stream_app.core.ledger import Ledger
+from stream_app.core.model import Gap, GapsRecord, Row, StatusRecord, WorkerRecord
+from stream_app.kafka.names import status_topic
+from stream_app.kafka.writer import OutRecord
+from stream_app.service.view import StatusView
+
+log = structlog.get_logger("gapstream.status")
+
+PAGE_GAPS = 500
+"""Gaps in one record: about 100 kB, so that a change rewrites little."""
+EXPLAINED_MAX = 10_000
+"""Explained runs listed per sink and partition, the latest; their number stands in the row whole."""
+LIFE_SECONDS = 1.0
+RETRY_SECONDS = 2.0
+
+
+class StatusPages:
+    """The records of one partition on the status topic; gives those that differ from what was written last."""
+
+    def __init__(self, topic: str, partition: int, app_id: str, worker: str) -> None:
+        """``worker``: this instance's name."""
+        self._topic, self._partition, self._worker = topic, partition, worker
+        self._status = status_topic(app_id)
+        self._written: dict[tuple[str, int], int] = {}
+        self._seen: dict[str, tuple[object, ...]] = {}
+        self._pages: dict[str, int] = {}
+
+    def records(self, ledger: Ledger, rows: list[Row]) -> list[OutRecord]:
+        """To be written with a flush."""
+        out = []
+        for row in rows:
+            sink = ledger.sinks[row.sink]
+            sets = (*sink.open.values(), *sink.explained.values())
+            seen = (sink.sequence, ledger.log.start, *(offsets.count for offsets in sets))
+            if self._seen.get(row.sink) != seen:
+                self._seen[row.sink] = seen
+                out += self._list(row.sink, report.gaps(ledger, sink) + report.explained_gaps(ledger, sink)[-EXPLAINED_MAX:])
+            row.pages = self._pages.get(row.sink, 0)
+        record = StatusRecord(topic=self._topic, partition=self._partition, worker=self._worker, rows=rows)
+        out.append(OutRecord(self._status, f"partition/{self._topic}/{self._partition}".encode(), msgspec.json.encode(record)))
+        return out
+
+    def _list(self, sink: str, listed: list[Gap]) -> list[OutRecord]:
+        out = []
+        pages = -(-len(listed) // PAGE_GAPS)
+        for page in range(pages):
+            gaps = listed[page * PAGE_GAPS : (page + 1) * PAGE_GAPS]
+            value = msgspec.json.encode(GapsRecord(topic=self._topic, partition=self._partition, sink=sink, block=page, gaps=gaps))
+            if self._written.get((sink, page)) != hash(value):
+                self._written[sink, page] = hash(value)
+                out.append(self._page(sink, page, value))
+        for page in range(pages, self._pages.get(sink, 0)):
+            self._written.pop((sink, page), None)
+            out.append(self._page(sink, page, None))
+        self._pages[sink] = pages
+        return out
+
+    def _page(self, sink: str, page: int, value: bytes | None) -> OutRecord:
+        return OutRecord(self._status, f"gaps/{self._topic}/{self._partition}/{sink}/{page}".encode(), value)
+
+
+class StatusReader:
+    """Reads the whole status topic into a view; without a group, from its beginning."""
+
+    def __init__(self, connection: Mapping[str, Any], app_id: str, view: StatusView) -> None:
+        """``connection``: aiokafka's settings."""
+        self._connection, self._topic, self._view = dict(connection), status_topic(app_id), view
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Read in the background until stopped."""
+        self._task = asyncio.create_task(self._run(), name="status reader")
+
+    async def stop(self) -> None:
+        """End at once."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        while True:
+            consumer = AIOKafkaConsumer(
+                **self._connection, isolation_level="read_committed", auto_offset_reset="earliest", fetch_max_wait_ms=250
+            )
+            try:
+                await consumer.start()
+                await self._read(consumer)
+            except (KafkaError, OSError) as exc:
+                log.info("the status topic can't be read now", reason=str(exc))
+                await asyncio.sleep(RETRY_SECONDS)
+            finally:
+                with contextlib.suppress(KafkaError):  # it is given up either way
+                    await consumer.stop()
+
+    async def _read(self, consumer: AIOKafkaConsumer) -> None:
+        partitions = await self._partitions(consumer)
+        consumer.assign(partitions)
+        await consumer.seek_to_beginning(*partitions)
+        ends = await consumer.end_offsets(partitions)
+        while True:
+            for found in (await consumer.getmany(timeout_ms=500)).values():
+                for record in found:
+                    self._view.apply(record.key, record.value)
+            if not self._view.loaded:
+                self._view.loaded = all([await consumer.position(tp) >= ends[tp] for tp in partitions])
+
+    async def _partitions(self, consumer: AIOKafkaConsumer) -> list[TopicPartition]:
+        while True:
+            known = await consumer._client._wait_on_metadata(self._topic)
+            if known:
+                return [TopicPartition(self._topic, partition) for partition in sorted(known)]
+            await asyncio.sleep(RETRY_SECONDS)
+
+
+class Life:
+    """Signs of life of this worker on the status topic, every second."""
+
+    def __init__(self, connection: Mapping[str, Any], app_id: str, record: Callable[[bool], WorkerRecord]) -> None:
+        """``record(stopped)``: what to say now."""
+        self._connection, self._topic, self._record = dict(connection), status_topic(app_id), record
+        self._producer: AIOKafkaProducer | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin in the background."""
+        self._task = asyncio.create_task(self._run(), name="signs of life")
+
+    async def stop(self) -> None:
+        """Say that this worker stopped, and end."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        if self._producer is not None:
+            with contextlib.suppress(KafkaError, TimeoutError):  # its rows turn unknown by themselves after the session timeout
+                async with asyncio.timeout(2):
+                    await self._say(self._producer, stopped=True)
+                    await self._producer.stop()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                self._producer = AIOKafkaProducer(**self._connection, acks="all", linger_ms=0, request_timeout_ms=5000)
+                await self._producer.start()
+                while True:
+                    await self._say(self._producer, stopped=False)
+                    await asyncio.sleep(LIFE_SECONDS)
+            except (KafkaError, OSError) as exc:
+                log.info("no sign of life could be written", reason=str(exc))
+            await asyncio.sleep(RETRY_SECONDS)
+            with contextlib.suppress(KafkaError):  # it is given up either way
+                await self._producer.stop()
+
+    async def _say(self, producer: AIOKafkaProducer, *, stopped: bool) -> None:
+        record = self._record(stopped)
+        await producer.send_and_wait(self._topic, key=f"worker/{record.worker}".encode(), value=msgspec.json.encode(record))

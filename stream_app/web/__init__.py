@@ -1,0 +1,1 @@
+"""HTTP: what a worker answers, to whom, and in which words."""

@@ -1,0 +1,205 @@
+"""What is asked over HTTP and how it is answered: one handler per request of contract section 8.
+
+Handlers read memory only, so none of them waits for Kafka. Who may ask is decided before, in ``web.server``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+from aiohttp import web
+
+from stream_app.core.model import Cause, Reason
+from stream_app.service.view import GAPS_LIMIT, GAPS_LIMIT_MAX, Allow, BadCursor, StatusView
+from stream_app.web.auth import Asker, Scope, TokenConfig
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""Prometheus' text format (prometheus.io, exposition formats)."""
+PARTITION_MAX = 2**31 - 1
+_YES, _NO = frozenset({"1", "true", "yes"}), frozenset({"0", "false", "no"})
+_OPEN_CAUSES = frozenset(map(str, Cause))
+_CAUSES = _OPEN_CAUSES | frozenset(map(str, Reason))
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether a worker can be relied on: it has an assignment, its state is recovered, it is not draining."""
+
+    ok: bool
+    reasons: Sequence[str] = ()
+    """Why not, one clause each."""
+
+
+class Backend(Protocol):
+    """What the answers are made of. Every call is made on the loop of the web server and must not block."""
+
+    @property
+    def view(self) -> StatusView:
+        """The cluster as of the last record read from the status topic."""
+
+    def ready(self) -> Readiness:
+        """Asked by every ``/readyz``."""
+
+    def metrics(self) -> bytes:
+        """The text of ``/metrics``."""
+
+    def clock_ms(self) -> int:
+        """Now."""
+
+
+class HttpConfig(Protocol):
+    """The section ``http`` of the configuration, as far as it is used here."""
+
+    @property
+    def host(self) -> str:
+        """Address that is listened on."""
+
+    @property
+    def tokens(self) -> Sequence[TokenConfig]:
+        """Empty: anybody on this machine may ask and change."""
+
+
+class BadRequest(Exception):
+    """A parameter is wrong; the message says what would be right."""
+
+
+class Unavailable(Exception):
+    """The answer is not known yet; the message says why."""
+
+
+Query = Mapping[str, str]
+Handler = Callable[[web.Request, Asker, Query], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One method of one path."""
+
+    method: str
+    path: str
+    handler: Handler
+    scope: Scope | None
+    """Least scope that may ask; None: open to all who reach the port."""
+    parameters: frozenset[str] = frozenset()
+    """Names that the query may hold."""
+    all_topics: bool = False
+    """The answer can't be cut down to some topics or sinks."""
+    body_max: int = 0
+    """Bytes that the request's body may have."""
+
+
+class Api:
+    """The answers of one worker."""
+
+    def __init__(self, backend: Backend, http: HttpConfig, *, metrics_need_token: bool = False) -> None:
+        """``metrics_need_token``: ``metrics.require_token`` of the configuration."""
+        self.backend = backend
+        self.http = http
+        read = Scope.READ
+        rows = frozenset({"topic", "sink"})
+        self.endpoints: tuple[Endpoint, ...] = (
+            Endpoint("GET", "/livez", self.livez, None),
+            Endpoint("GET", "/healthz", self.livez, None),
+            Endpoint("GET", "/readyz", self.readyz, None, frozenset({"verbose"})),
+            Endpoint("GET", "/metrics", self.metrics, read if metrics_need_token else None, all_topics=True),
+            Endpoint("GET", "/api/status", self.status, read),
+            Endpoint("GET", "/api/partitions", self.partitions, read, rows),
+            Endpoint("GET", "/api/gaps", self.gaps, read, rows | {"partition", "cause", "all", "limit", "cursor"}),
+        )
+
+    async def livez(self, request: web.Request, asker: Asker, query: Query) -> web.Response:
+        """Whether the event loop turns; says nothing of Kafka."""
+        return answer({"live": True})
+
+    async def readyz(self, request: web.Request, asker: Asker, query: Query) -> web.Response:
+        """Whether this worker can be relied on, with the reason why not; ``?verbose``: all of them."""
+        ready = self.backend.ready()
+        body: dict[str, Any] = {"ready": ready.ok}
+        if not ready.ok:
+            body["error"] = f"not ready: {next(iter(ready.reasons), 'no reason is known')}"
+        if flag(query, "verbose", bare=True):
+            body["reasons"] = list(ready.reasons)
+        return answer(body, 200 if ready.ok else 503)
+
+    async def metrics(self, request: web.Request, asker: Asker, query: Query) -> web.Response:
+        """Prometheus text."""
+        return web.Response(body=self.backend.metrics(), headers={"Content-Type": METRICS_TYPE})
+
+    async def status(self, request: web.Request, asker: Asker, query: Query) -> web.Response:
+        """One line per topic and sink."""
+        return answer(self._view().status(self.backend.clock_ms(), allow=_allow(asker)))
+
+    async def partitions(self, request: web.Request, asker: Asker, query: Query) -> web.Response:
+        """One row per topic, partition and sink."""
+        rows = self._view().partitions(self.backend.clock_ms(), text(query, "topic"), text(query, "sink"), allow=_allow(asker))
+        return answer(rows)
+
+    async def gaps(self, request: web.Request, asker: Asker, query: Query) -> web.Response:
+        """Open gaps; with ``all`` explained ones too."""
+        explained_too, cause = flag(query, "all"), text(query, "cause")
+        if cause is not None and cause not in _CAUSES:
+            raise BadRequest(f"cause={cause} is not known; known are {', '.join(sorted(_CAUSES))}")
+        if cause is not None and cause not in _OPEN_CAUSES and not explained_too:
+            raise BadRequest(f"cause={cause} is one of explained gaps: ask with all=1")
+        limit = number(query, "limit", 1, GAPS_LIMIT_MAX)
+        partition = number(query, "partition", 0, PARTITION_MAX)
+        try:
+            found = self._view().gaps(
+                self.backend.clock_ms(),
+                topic=text(query, "topic"),
+                partition=partition,
+                sink=text(query, "sink"),
+                cause=cause,
+                all=explained_too,
+                limit=GAPS_LIMIT if limit is None else limit,
+                cursor=text(query, "cursor"),
+                allow=_allow(asker),
+            )
+        except BadCursor as error:
+            raise BadRequest(f"{error}: leave cursor out to begin anew") from error
+        return answer(found)
+
+    def _view(self) -> StatusView:
+        if not self.backend.view.loaded:
+            raise Unavailable("not ready: the status topic is not read to its end yet")
+        return self.backend.view
+
+
+def _allow(asker: Asker) -> Allow | None:
+    return asker.may_see if asker.limited else None
+
+
+def answer(body: Mapping[str, Any], status: int = 200) -> web.Response:
+    """A JSON response."""
+    return web.Response(body=msgspec.json.encode(body), status=status, content_type="application/json")
+
+
+def text(query: Query, name: str) -> str | None:
+    """A parameter's value; an empty one counts as not given."""
+    return query.get(name) or None
+
+
+def flag(query: Query, name: str, *, bare: bool = False) -> bool:
+    """A yes or no, no where it isn't given; ``bare``: the name alone means yes."""
+    value = query.get(name)
+    if value is None:
+        return False
+    if value == "":
+        return bare
+    if value.lower() in _YES | _NO:
+        return value.lower() in _YES
+    raise BadRequest(f"{name}={value} is neither 1 nor 0")
+
+
+def number(query: Query, name: str, lowest: int, highest: int) -> int | None:
+    """A whole number within bounds; None where it isn't given."""
+    value = text(query, name)
+    if value is None:
+        return None
+    # isdecimal with isascii: int() alone takes "1_000", "+1" and digits of other scripts.
+    if value.isascii() and value.isdecimal() and len(value) <= 19 and lowest <= int(value) <= highest:
+        return int(value)
+    raise BadRequest(f"{name}={value} is not a whole number from {lowest} to {highest}")

@@ -1,0 +1,106 @@
+"""Fixtures that every room's tests may use: a real Kafka, tools for it, and seeds that can be repeated."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import AdminClient
+from hypothesis import settings
+from kafka_cluster import AttachedCluster, KafkaCluster
+from kafka_kit import KafkaKit
+
+settings.register_profile("gapstream", deadline=None, print_blob=True, derandomize=False)
+settings.load_profile("gapstream")
+
+_LOGS = pytest.StashKey[Path]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose hypothesis' seed here, so that it is known and can be repeated; ``--hypothesis-seed`` wins."""
+    if config.getoption("--hypothesis-seed") is None:
+        config.option.hypothesis_seed = str(secrets.randbits(32))
+    config.stash[_LOGS] = Path(tempfile.gettempdir()) / f"gapstream-test-logs-{os.getpid()}"
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say how to repeat the run, and where Kafka's log will be."""
+    return [
+        f"hypothesis: repeat with --hypothesis-seed={config.getoption('--hypothesis-seed')}",
+        f"kafka's log: {config.stash[_LOGS]} (kept when something fails)",
+    ]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
+    """After a failure say how to repeat the run and where Kafka's log is; after success remove the log."""
+    logs = config.stash[_LOGS]
+    if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        if logs.exists():
+            shutil.rmtree(logs)
+        return
+    seed = config.getoption("randomly_seed", None)
+    order = "-p no:randomly" if seed is None else f"--randomly-seed={seed}"
+    terminalreporter.write_line(f"repeat with: {order} --hypothesis-seed={config.getoption('--hypothesis-seed')}")
+    if logs.exists():
+        terminalreporter.write_line(f"kafka's log: {logs}")
+
+
+@pytest.fixture(scope="session")
+def kafka(request: pytest.FixtureRequest) -> Iterator[KafkaCluster]:
+    """A real Kafka with one broker, for the whole run; that of ``GAPSTREAM_KAFKA`` where it is set.
+
+    Shared: make topics of your own, and never stop, kill or pause its broker.
+    """
+    given = os.environ.get("GAPSTREAM_KAFKA")
+    with AttachedCluster(given) if given else KafkaCluster(1, logs=request.config.stash[_LOGS] / "kafka") as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def kafka3(request: pytest.FixtureRequest) -> Iterator[KafkaCluster]:
+    """A real Kafka with three brokers, started when the first test asks for it; brokers may be killed and paused.
+
+    Every test leaves all three running: start and resume in a ``finally``.
+    """
+    with KafkaCluster(3, logs=request.config.stash[_LOGS] / "kafka3") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def kit(kafka: KafkaCluster) -> Iterator[KafkaKit]:
+    """Tools on ``kafka``; the topics made with it go with the test."""
+    tools = KafkaKit(kafka.bootstrap)
+    yield tools
+    tools.close()
+
+
+@pytest.fixture
+def kit3(kafka3: KafkaCluster) -> Iterator[KafkaKit]:
+    """Tools on ``kafka3``."""
+    tools = KafkaKit(kafka3.bootstrap)
+    yield tools
+    tools.close()
+
+
+@pytest.fixture
+def admin(kit: KafkaKit) -> AdminClient:
+    """confluent-kafka's administration client on ``kafka``."""
+    return kit.admin
+
+
+@pytest.fixture
+def make_topic(kit: KafkaKit) -> Callable[..., str]:
+    """``make_topic(partitions=1, config=None)``: name of a new topic on ``kafka``; see KafkaKit.make_topic."""
+    return kit.make_topic
+
+
+@pytest.fixture
+def produce(kit: KafkaKit) -> Callable[..., list[int]]:
+    """``produce(topic, partition=0, n=1, ...)``: offsets of the records written; see KafkaKit.produce."""
+    return kit.produce
