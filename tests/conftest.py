@@ -13,7 +13,8 @@ import pytest
 from confluent_kafka.admin import AdminClient
 from hypothesis import settings
 from kafka_cluster import AttachedCluster, KafkaCluster
-from kafka_kit import KafkaKit
+
+from tests.support.kafka_kit import KafkaKit
 
 settings.register_profile("gapstream", deadline=None, print_blob=True, derandomize=False)
 settings.load_profile("gapstream")

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path, PurePosixPath
 
 import pytest
-from conventions import LINES_MAX, faults, project_files
+
+from tests.support.conventions import LINES_MAX, faults, imported_modules, project_files
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,6 +26,26 @@ def test_the_project_keeps_its_rules() -> None:
     assert PurePosixPath("stream_app/core/model.py") in files
     assert PurePosixPath("scripts/kafka") in files
     assert [fault for path, text in files.items() for fault in faults(path, text)] == []
+
+
+@pytest.mark.parametrize(("project", "sources"), [(".", "stream_app"), ("gapstream_sidecar", "gapstream_sidecar/src")])
+def test_what_is_imported_is_required(project: str, sources: str) -> None:
+    requirements = tomllib.loads((ROOT / project / "pyproject.toml").read_text())["project"]["dependencies"]
+    required = {_normal(re.split(r"[^\w.-]", requirement)[0]) for requirement in requirements}
+    distributions = packages_distributions()
+    imported: dict[str, str] = {}
+    for path in sorted((ROOT / sources).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            imported |= {module.split(".")[0]: f"{path}:{getattr(node, 'lineno', 0)}" for module in imported_modules(node)}
+    own = {"", sources.split("/")[0]}  # "": a relative import
+    foreign = {name: place for name, place in imported.items() if name not in sys.stdlib_module_names | own}
+    assert "confluent_kafka" in foreign
+    assert {place: name for name, place in foreign.items() if not set(map(_normal, distributions.get(name, ()))) & required} == {}
+
+
+def _normal(distribution: str) -> str:
+    """As PEP 503 compares names."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 @pytest.mark.parametrize(

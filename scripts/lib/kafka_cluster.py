@@ -304,7 +304,7 @@ class AttachedCluster(KafkaCluster):
         addresses = bootstrap.split(",")
         super().__init__(len(addresses), guarded=False)
         self._bootstrap = bootstrap
-        for directory in named_cluster("any").parent.glob("*"):
+        for directory in named_cluster("any").parent.glob("*/"):
             facts = read_facts(directory)
             if facts is not None and set(facts[0].split(",")) & set(addresses):
                 self._directory, self.brokers = directory, facts[1]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, SecretStr, model_validator
 
 from stream_app.config.values import (
     Floor,
@@ -18,6 +18,7 @@ from stream_app.config.values import (
     Properties,
     Secret,
     Secrets,
+    SecretStrOrEmpty,
     SecretUrl,
     Section,
     Settings,
@@ -26,7 +27,7 @@ from stream_app.config.values import (
     Url,
 )
 from stream_app.durations import Duration
-from stream_app.kafka.clients import mask_properties
+from stream_app.kafka.properties import mask_properties
 
 Tombstones = Literal["optional", "required"]
 KafkaProperties = Annotated[Properties, PlainSerializer(mask_properties, return_type=dict[str, str])]

@@ -119,7 +119,9 @@ def mask_settings(settings: dict[str, str]) -> dict[str, str]:
 
 
 def _mask(secret: SecretStr | None) -> str | None:
-    return None if secret is None else MASK
+    if secret is None:
+        return None
+    return MASK if secret.get_secret_value() else ""
 
 
 def _not_empty(secret: SecretStr) -> SecretStr:
@@ -170,6 +172,7 @@ TemplatedName = Annotated[str, AfterValidator(read_templated_name)]
 NameOrPattern = Annotated[str, AfterValidator(read_name_or_pattern)]
 Url = Annotated[str, AfterValidator(read_url), PlainSerializer(mask_url, return_type=str)]
 Secret = Annotated[SecretStr, AfterValidator(_not_empty), PlainSerializer(_mask, return_type=str)]
+SecretStrOrEmpty = Annotated[SecretStr, PlainSerializer(_mask, return_type=str)]
 SecretUrl = Annotated[
     SecretStr, AfterValidator(lambda url: SecretStr(read_url(url.get_secret_value()))), PlainSerializer(_mask, return_type=str)
 ]

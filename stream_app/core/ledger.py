@@ -8,7 +8,7 @@ clock or knows Kafka. The owner calls, in this order and as often as it likes: :
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from stream_app.core.events import Event, EventType, pieces
 from stream_app.core.log import LogState
@@ -371,7 +371,8 @@ class Ledger:
         self.log = LogState(topic_id, origin=log_start, seen_end=log_end, start=log_start, read=log_start, end=log_end, last_stable=log_end)
         self.log.ever_compacted = compacted
         self.sinks = {}
-        self.configure(self.policies, now_ms)
+        begun = {name: replace(policy, floor=None if policy.floor is None else 0) for name, policy in self.policies.items()}
+        self.configure(begun, now_ms)
         for name, sequence in told.items():
             sink = self.sinks.get(name) or self._add_sink(self._unconfigured(name))
             sink.sequence = sequence

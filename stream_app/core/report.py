@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-
+from stream_app.core.codec import topic_id_text
 from stream_app.core.ledger import LOG_SINK, Ledger
 from stream_app.core.model import Cause, Gap, Row
 from stream_app.core.sink import SinkState
@@ -56,11 +55,6 @@ def _row(ledger: Ledger, sink: SinkState, now_ms: int) -> Row:
         updated_at_ms=now_ms,
         incarnation=topic_id_text(log.topic_id),
     )
-
-
-def topic_id_text(topic_id: bytes) -> str:
-    """As Kafka's tools print it: URL-safe base64 without padding."""
-    return base64.urlsafe_b64encode(topic_id).rstrip(b"=").decode()
 
 
 def _explained(sink: SinkState) -> dict[str, int]:

@@ -51,7 +51,9 @@ class RunList:
         return index > 0 and value < self.stops[index - 1]
 
     def within(self, low: int, high: int) -> Iterator[Run]:
-        """The runs, clipped to ``[low, high)``; the set must not change meanwhile."""
+        """The runs, clipped to ``[low, high)``, which may be empty; the set must not change meanwhile."""
+        if low >= high:
+            return
         for index in range(bisect_right(self.stops, low), bisect_left(self.starts, high)):
             yield max(self.starts[index], low), min(self.stops[index], high)
 

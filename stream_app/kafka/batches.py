@@ -57,6 +57,8 @@ class Batch(NamedTuple):
     """Where the batch begins and ends in the answer."""
     base: int
     epoch: int
+    magic: int
+    """The format's version."""
     crc: int
     attributes: int
     delta: int
@@ -228,8 +230,8 @@ class BatchParser:
                     high = max_time
                 continue
             self.next, self._min_time, self._max_time, self.epoch = following, low, high, last_epoch
-            batch = Batch(at, stop, base, epoch, crc, attributes, delta, base_time, max_time, producer, count)
-            budget -= self._odd(batch, length, magic)
+            batch = Batch(at, stop, base, epoch, magic, crc, attributes, delta, base_time, max_time, producer, count)
+            budget -= self._odd(batch)
             at, following, low, high, last_epoch = self._at, self.next, self._min_time, self._max_time, self.epoch
         self._at, self.next, self._min_time, self._max_time, self.epoch = at, following, low, high, last_epoch
         if self._done or at >= end:
@@ -240,19 +242,19 @@ class BatchParser:
 
     # ------------------------------------------------------------------------------------- what is not plain
 
-    def _odd(self, batch: Batch, length: int, magic: int) -> int:
+    def _odd(self, batch: Batch) -> int:
         """Reads one batch that is not plain; returns what it cost beyond one."""
         if batch.base >= self._bound:
             self._done = True
             return 0
-        if length < _LEGACY_MIN or (magic >= 2 and length < HEADER_SIZE - _OVERHEAD):
-            return self._damaged(batch, f"a length of {length} bytes is too short")
+        if batch.stop - batch.at < _shortest(batch.magic):
+            return self._damaged(batch, f"a length of {batch.stop - batch.at} bytes is too short")
         if batch.stop > self._end:
             return self._cut_off(batch.stop - batch.at)
-        if magic < 2:
-            return self._legacy(batch, magic)
-        if magic > 2:
-            return self._damaged(batch, f"format v{magic} is unknown")
+        if batch.magic < 2:
+            return self._legacy(batch)
+        if batch.magic > 2:
+            return self._damaged(batch, f"format v{batch.magic} is unknown")
         if self._check and crc32c(self._view[batch.at + _CRC_FROM : batch.stop]) != batch.crc:
             return self._damaged(batch, "the CRC is wrong")
         if not 0 <= batch.records <= batch.delta + 1:
@@ -293,7 +295,7 @@ class BatchParser:
         self._advance(batch)
         return batch.records
 
-    def _legacy(self, message: Batch, magic: int) -> int:
+    def _legacy(self, message: Batch) -> int:
         # The offset in the header of a compressed message is that of its last record; where the first one is, only the
         # message tells. Damaged, it takes everything since the last batch with it.
         last = message.base
@@ -301,7 +303,7 @@ class BatchParser:
         lowest = min(self.next, last) if compressed else last
         message = message._replace(base=lowest, delta=last - lowest, epoch=-1)
         try:
-            records = decode_legacy(self._view[message.at : message.stop], magic, check_crc=self._check)
+            records = decode_legacy(self._view[message.at : message.stop], message.magic, check_crc=self._check)
         except UndecodableError as why:
             return self._damaged(message, str(why))
         stop = min(last + 1, self._bound)
@@ -355,8 +357,8 @@ class BatchParser:
             return self._cut_off(HEADER_SIZE)
         base, length = _BASE_AND_LENGTH.unpack_from(self._view, at)
         magic = self._view[at + _MAGIC_AT] if left > _MAGIC_AT else 2
-        batch = Batch(at, at + _OVERHEAD + length, base, -1, 0, 0, 0, -1, -1, -1, 1)
-        return self._odd(batch, length, magic)
+        batch = Batch(at, at + _OVERHEAD + length, base, -1, magic, 0, 0, 0, -1, -1, -1, 1)
+        return self._odd(batch)
 
     def _cut_off(self, size: int) -> int:
         self._done = True
@@ -364,7 +366,7 @@ class BatchParser:
         return 0
 
     def _damaged(self, batch: Batch, why: str) -> int:
-        whole = _OVERHEAD + _LEGACY_MIN <= batch.stop - batch.at <= self._end - batch.at
+        whole = _shortest(batch.magic) <= batch.stop - batch.at <= self._end - batch.at
         if batch.base != self._condemned or not whole:
             self.damage = Damage(batch.base, why)
             self._done = True
@@ -382,22 +384,54 @@ class BatchParser:
         """One past the last offset of a damaged batch, whose header may be damaged too; the next batch's offset bounds it."""
         follows = self._bound
         if self._end - batch.stop >= _OVERHEAD:
-            follows = min(follows, _BASE_AND_LENGTH.unpack_from(self._view, batch.stop)[0])
+            offset: int = _BASE_AND_LENGTH.unpack_from(self._view, batch.stop)[0]
+            if batch.base < offset < follows:
+                follows = offset
         if batch.delta >= 0 and batch.base + batch.delta < follows:
             return batch.base + batch.delta + 1
         return follows
 
 
+def _shortest(magic: int) -> int:
+    """Bytes of the shortest batch or message of a format."""
+    return HEADER_SIZE if magic >= 2 else _OVERHEAD + _LEGACY_MIN
+
+
 def whole_batches(view: memoryview, start: int, end: int) -> Iterator[Batch]:
-    """The v2 headers of the whole batches in ``view[start:end]``, unchecked; stops at anything else."""
+    """The batches and old messages that lie whole in ``view[start:end]``, unchecked; what follows nonsense is left out.
+
+    Of formats v0 and v1 only ``at``, ``stop``, ``base`` (the last offset, if compressed) and ``magic`` are filled in.
+    """
     at = start
-    while end - at >= HEADER_SIZE:
-        base, length, epoch, magic, crc, attributes, delta, base_time, max_time, producer, count = _HEADER.unpack_from(view, at)
-        stop = at + _OVERHEAD + length
-        if magic != 2 or length < HEADER_SIZE - _OVERHEAD or stop > end:
+    while end - at > _MAGIC_AT:
+        base, length = _BASE_AND_LENGTH.unpack_from(view, at)
+        stop, magic = at + _OVERHEAD + length, view[at + _MAGIC_AT]
+        if stop > end or stop - at < _shortest(magic):
             return
-        yield Batch(at, stop, base, epoch, crc, attributes, delta, base_time, max_time, producer, count)
+        if magic < 2:
+            yield Batch(at, stop, base, -1, magic, 0, 0, 0, -1, -1, -1, 0)
+        else:
+            _, _, epoch, _, crc, attributes, delta, base_time, max_time, producer, count = _HEADER.unpack_from(view, at)
+            yield Batch(at, stop, base, epoch, magic, crc, attributes, delta, base_time, max_time, producer, count)
         at = stop
+
+
+def records_of(view: memoryview, batch: Batch) -> list[Record]:
+    """The records of a whole batch, whose CRC is checked first.
+
+    Raises:
+        UndecodableError: a wrong CRC, or a body that is not what its header says.
+    """
+    if batch.magic < 2:
+        return decode_legacy(view[batch.at : batch.stop], batch.magic, check_crc=True)
+    if batch.magic > 2:
+        raise UndecodableError(f"format v{batch.magic} is unknown")
+    if crc32c(view[batch.at + _CRC_FROM : batch.stop]) != batch.crc:
+        raise UndecodableError("the CRC is wrong")
+    if not 0 <= batch.records <= batch.delta + 1:
+        raise UndecodableError(f"it claims {batch.records} records in {batch.delta + 1} offsets")
+    whole = view[batch.at : batch.stop]
+    return decode_batch(whole, batch.records, batch.base, batch.attributes, batch.base_timestamp, batch.max_timestamp)
 
 
 def last_batch(view: memoryview, start: int, end: int, min_bytes: int = 0) -> tuple[int, int] | None:

@@ -104,6 +104,20 @@ class Cluster:
             raise UnreachableError(f"broker {node} is not in the cluster's metadata now; wait until it is back")
         return address
 
+    async def connection(self, node: int) -> Connection:
+        """The connection to a broker for small questions; stays this object's.
+
+        Raises:
+            KafkaError: as :meth:`open`.
+        """
+        return await self._connected(self._address(node))
+
+    def renew(self, node: int) -> None:
+        """Closes that connection, so that the next question goes over a fresh one."""
+        connection = self._control.pop(self._address(node), None)
+        if connection is not None:
+            connection.close()
+
     async def _connected(self, address: tuple[str, int]) -> Connection:
         """The connection to ``address`` for small questions, opened where there is none."""
         async with self._locks.setdefault(address, asyncio.Lock()):
@@ -175,7 +189,7 @@ class Cluster:
         Raises:
             KafkaError: not told; :class:`BrokerError` with a code of ``MOVED`` where another broker leads.
         """
-        connection = await self._connected(self._address(leader.node))
+        connection = await self.connection(leader.node)
         version = connection.version(Api.LIST_OFFSETS)
         body = encode_list_offsets(version, topic, partition, leader.epoch, timestamp, isolation)
         error, offset = decode_list_offsets(await connection.call(Api.LIST_OFFSETS, version, body), version)
@@ -237,7 +251,7 @@ class Cluster:
         Raises:
             KafkaError: as :meth:`offset`.
         """
-        connection = await self._connected(self._address(leader.node))
+        connection = await self.connection(leader.node)
         version = connection.version(Api.OFFSET_FOR_LEADER_EPOCH)
         body = encode_epoch_end(version, topic, partition, leader.epoch, epoch)
         error, found, end = decode_epoch_end(await connection.call(Api.OFFSET_FOR_LEADER_EPOCH, version, body), version)
@@ -251,7 +265,7 @@ class Cluster:
         Raises:
             KafkaError: it could not be asked.
         """
-        connection = await self._connected(self._address(leader.node))
+        connection = await self.connection(leader.node)
         if connection.version(Api.FETCH) < FETCH_BY_ID:
             return None
         want = Want(topic, topic_id, partition, _BEYOND, -1, -1, 1)  # no log is that long: nothing is read

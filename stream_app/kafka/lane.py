@@ -268,17 +268,17 @@ class Lane:
             if part.condemned is not None and parser.next > part.condemned:
                 part.condemned = None
         if parser.damage is not None:
-            self._damaged(part, parser, now)
+            self._damaged(part, parser, now, moved=moved)
         elif not moved and in_turn and position < part.bound(section.high_watermark, section.last_stable):
             where = f"offset {position} of {part.topic}/{part.partition}"
             self._stalled(part, now, f"the broker gives nothing at {where}, which its log holds; see the broker's log and its disks")
 
-    def _damaged(self, part: Assigned, parser: BatchParser, now: float) -> None:
-        """Damaged once: once more on a fresh connection. Damaged again and of unknown length: nothing can be skipped."""
+    def _damaged(self, part: Assigned, parser: BatchParser, now: float, *, moved: bool) -> None:
+        """Damaged once: once more on a fresh connection. Damaged again, and the parser could not step over it: its length is damaged."""
         assert parser.damage is not None
         base = parser.damage.base
         what = f"the batch at offset {base} of {part.topic}/{part.partition} is damaged ({parser.damage.why})"
-        if part.condemned != base:
+        if moved or part.condemned is None:
             part.condemned = base
             self._host.tell(TroubleKind.DAMAGED, part, f"{what}; it is read once more over a fresh connection")
             self._renew = True

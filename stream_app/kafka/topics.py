@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, NewTopic, ResourceType
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, NewTopic, OffsetSpec, ResourceType
 
 from stream_app.kafka.names import TopicNames, alerts_topic, status_topic
 
@@ -158,6 +158,17 @@ class Topics:
             compacted=None if policy is None else "compact" in policy,
             retention_ms=int(retention) if by_time and retention is not None else None,
         )
+
+    async def offset_at(self, topic: str, partition: int, timestamp_ms: int) -> int | None:
+        """First offset whose record is not older; None: there is none yet. Raises TopicsUnavailable."""
+        wanted = TopicPartition(topic, partition)
+
+        def ask(client: AdminClient) -> int:
+            (future,) = client.list_offsets({wanted: OffsetSpec.for_timestamp(timestamp_ms)}, request_timeout=CALL_SECONDS).values()
+            return int(future.result().offset)
+
+        offset = await self._call(f"find the time in {topic}", ask)
+        return offset if offset >= 0 else None
 
     def _alerts(self) -> dict[str, str]:
         return {"cleanup.policy": "delete", "retention.ms": str(self.internal.alerts_retention_ms)}

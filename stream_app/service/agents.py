@@ -18,19 +18,14 @@ from stream_app.service.owners import OwnedPartitions
 class AsDelivered(Schema):  # type: ignore[type-arg]  # Faust's generic has no use here
     """Events carry what the driver made, not bytes to be decoded."""
 
-    def compile(self, app: Any, **kwargs: Any) -> Any:  # noqa: ARG002  # Faust's signature
+    def compile(self, app: Any, **kwargs: Any) -> Any:
         """The decoder: hands the value on."""
 
-        async def decode(message: Message, *, propagate: bool = False) -> EventT[Any]:  # noqa: ARG001  # Faust's signature
+        async def decode(message: Message, *, propagate: bool = False) -> EventT[Any]:
             event: EventT[Any] = app.create_event(message.key, message.value, message.headers, message)
             return event
 
         return decode
-
-    async def decode(self, app: Any, message: Message, *, propagate: bool = False) -> EventT[Any]:  # noqa: ARG002  # Faust's signature
-        """As compiled."""
-        event: EventT[Any] = app.create_event(message.key, message.value, message.headers, message)
-        return event
 
 
 def add_agents(app: faust.App, names: TopicNames, owners: OwnedPartitions) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import faust
@@ -15,23 +12,28 @@ from faust.app.base import BootStrategy
 from faust.types import TP, ServiceT
 from mode import Service
 
+from stream_app.config import Config
 from stream_app.core.model import WorkerRecord
 from stream_app.kafka.assignor import GroupedAssignor
-from stream_app.kafka.connection import KafkaSettings
 from stream_app.kafka.driver import Consumer, Transport
 from stream_app.kafka.names import TopicNames
 from stream_app.kafka.reader import LogReader
 from stream_app.kafka.store import StateTable
-from stream_app.kafka.topics import InternalTopics, Topics, TopicsUnavailable
+from stream_app.kafka.topics import Topics, TopicsUnavailable
 from stream_app.kafka.trouble import HALTS
 from stream_app.service.agents import add_agents
-from stream_app.service.metrics import Counters
-from stream_app.service.owner import Context, TopicRules
+from stream_app.service.backend import Backend
+from stream_app.service.metrics import Counters, Metrics
+from stream_app.service.owner import Context
 from stream_app.service.owners import OwnedPartitions
-from stream_app.service.port import KafkaPort, Reading
+from stream_app.service.plan import Plan
+from stream_app.service.plan import plan as make_plan
+from stream_app.service.port import KafkaPort
 from stream_app.service.status import Life, StatusReader
 from stream_app.service.telemetry import Telemetry
 from stream_app.service.view import StatusView
+from stream_app.web.api import Api
+from stream_app.web.server import install, ssl_context
 
 log = structlog.get_logger("gapstream")
 
@@ -39,35 +41,6 @@ RETRY_SECONDS = 2.0
 TROUBLE_SECONDS = 0.5
 WATCH_TOPICS_SECONDS = 5.0
 """How often it is looked for topics that do not exist yet, and for more partitions."""
-
-
-@dataclass(frozen=True, slots=True)
-class TopicPlan:
-    """One watched topic."""
-
-    reading: Reading
-    rules: TopicRules
-    sink_types: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What the configuration says, in the service's terms."""
-
-    app_id: str
-    instance: str
-    session_timeout_s: float
-    state_dir: Path
-    standby_replicas: int
-    unknown_after_s: float
-    internal: InternalTopics
-    topics: Mapping[str, TopicPlan]
-    aiokafka: Mapping[str, Any]
-    confluent: Mapping[str, Any]
-    reader: KafkaSettings
-    http_host: str
-    http_port: int
-    http_ssl: Any = None
 
 
 def steady_clock() -> Any:
@@ -105,6 +78,9 @@ class GapstreamApp(faust.App):
     view: StatusView
     telemetry: Telemetry
     plan: Plan
+    backend: Backend
+    wire_owners: Callable[[str], None]
+    """Called once the cluster's id is known."""
 
     def _new_transport(self) -> Transport:
         return Transport(self.conf.broker_consumer, self)
@@ -154,6 +130,7 @@ class ClusterService(Service):
         self.cluster_id = found.cluster_id
         missing = sorted(set(app.topic_names) - set(self.partitions))
         self.trouble = None
+        app.owners.waiting = f"waiting for topics that do not exist yet: {', '.join(missing)}" if missing else None
         if missing:
             app.telemetry.trouble("waiting for topics that do not exist yet", topics=", ".join(missing))
         return app.owners.set_ready(set(self.partitions))
@@ -201,8 +178,9 @@ class ClusterService(Service):
         await self._reader.stop()
 
 
-def create_app(plan: Plan) -> GapstreamApp:
-    """Wire everything; nothing is started."""
+def create_app(config: Config, existing: Iterable[str] = ()) -> GapstreamApp:
+    """Wire everything; nothing is started. ``existing``: topics of the cluster, where the configuration has patterns."""
+    plan = make_plan(config, existing)
     app = GapstreamApp(
         plan.app_id,
         broker="kafka://" + ";kafka://".join(f"{host}:{port}" for host, port in plan.reader.bootstrap_servers),
@@ -220,10 +198,10 @@ def create_app(plan: Plan) -> GapstreamApp:
         stream_buffer_maxsize=4096,
         stream_wait_empty=False,
         recovery_consistency_check=False,
-        web_bind=plan.http_host,
-        web_port=plan.http_port,
-        web_host=plan.http_host,
-        web_ssl_context=plan.http_ssl,
+        web_bind=config.http.host,
+        web_port=config.http.port,
+        web_host=config.http.host,
+        web_ssl_context=ssl_context(config.http.tls),
         canonical_url=f"http://{plan.instance}",
         autodiscover=False,
         worker_redirect_stdouts=False,
@@ -243,6 +221,11 @@ def create_app(plan: Plan) -> GapstreamApp:
     for names in app.topic_names.values():
         add_agents(app, names, app.owners)
     _wire_owners(app, plan, reader, topics, clock_ms)
+    metrics = Metrics(
+        app.owners.rows, app.telemetry.counters, app.view, clock_ms, granularity=config.metrics.granularity, labels=config.metrics.labels
+    )
+    app.backend = Backend(app, app.owners, app.view, metrics, clock_ms, lambda: app.cluster.trouble)
+    install(app.web.web_app, Api(app.backend, config.http, metrics_need_token=config.metrics.require_token))
     return app
 
 
@@ -266,4 +249,4 @@ def _wire_owners(app: GapstreamApp, plan: Plan, reader: LogReader, topics: Topic
         context = Context(plan.app_id, plan.instance, cluster_id, port, app.telemetry, clock_ms, app.owners.lost)
         app.owners.wire(context, lambda topic: app.state_tables[topic].store, drop, rejoin)
 
-    app.wire_owners = wire  # type: ignore[attr-defined]  # called by ClusterService once the cluster's id is known
+    app.wire_owners = wire

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import structlog
@@ -57,6 +57,9 @@ class TopicRules:
     """The configuration of one watched topic, as its owners need it."""
 
     policies: Mapping[str, Policy]
+    """By sink; the floor is filled in for each partition."""
+    floors: Mapping[str, str]
+    """By sink: ``first``, ``earliest``, ``latest`` or a TIME."""
     lateness_ms: int
 
 
@@ -68,6 +71,9 @@ class Port(Protocol):
 
     async def ends(self, topic: str, partition: int) -> LogEnds:
         """The log's ends, asked afresh."""
+
+    async def offset_at(self, topic: str, partition: int, time: str) -> int | None:
+        """First offset whose record is not older than a TIME; None: there is none yet."""
 
     async def look(self, topic: str, partition: int, topic_id: bytes, runs: Runs) -> Look:
         """A second look at candidates, on a fresh connection."""
@@ -170,6 +176,7 @@ class PartitionOwner:
         self._ledger = None
         self.rows = []
         self.trouble = trouble
+        self.context.telemetry.forgotten(self.topic, self.partition)
         self.context.port.stop_reading(self.topic, self.partition)
 
     # --- the loop -----------------------------------------------------------------------------------------------------
@@ -228,9 +235,10 @@ class PartitionOwner:
         context, port = self.context, self.context.port
         facts = await port.facts(self.topic)
         ends = await port.ends(self.topic, self.partition)
+        policies = await self._policies(ends)
         now = context.clock_ms()
         self._codec = StateCodec(self.partition)
-        ledger = self._codec.load(self.topic, self._store.items_of(self.partition), self.rules.policies, now)
+        ledger = self._codec.load(self.topic, self._store.items_of(self.partition), policies, now)
         if ledger is None:
             ledger = Ledger.create(
                 self.topic,
@@ -239,7 +247,7 @@ class PartitionOwner:
                 topic_id=facts.topic_id,
                 log_start=ends.log_start,
                 log_end=ends.high_watermark,
-                policies=self.rules.policies,
+                policies=policies,
             )
             ledger.observations_id = facts.observations_id
         elif ledger.log.topic_id != facts.topic_id:
@@ -253,6 +261,23 @@ class PartitionOwner:
         self._ledger = ledger
         port.read_from(self.topic, self.partition, ledger.log.read, ledger.log.topic_id, ledger.log.leader_epoch)
         self.flushed_read = self.flushed_observed = None
+
+    async def _policies(self, ends: LogEnds) -> dict[str, Policy]:
+        """With floors for this partition; they count for sinks that it has not known before."""
+        found = {}
+        for name, policy in self.rules.policies.items():
+            match self.rules.floors[name]:
+                case "first":
+                    floor = None
+                case "earliest":
+                    floor = 0
+                case "latest":
+                    floor = ends.high_watermark
+                case time:
+                    at = await self.context.port.offset_at(self.topic, self.partition, time)
+                    floor = ends.high_watermark if at is None else at
+            found[name] = replace(policy, floor=floor)
+        return found
 
     async def _hear(self, ledger: Ledger) -> None:
         wanted = ledger.observed_to
@@ -420,7 +445,7 @@ class PartitionOwner:
             self._store.put(self.partition, changes, last)
         self.rows = rows
         self.flushed_read, self.flushed_observed = positions
-        context.telemetry.flushed(self.topic, asyncio.get_running_loop().time() - started, self._codec.size_bytes())
+        context.telemetry.flushed(self.topic, self.partition, asyncio.get_running_loop().time() - started, self._codec.size_bytes())
         for event in told:
             context.telemetry.told(event, self.rules.policies)
         if told:

@@ -53,6 +53,8 @@ class OwnedPartitions:
         self._wait_seconds = REJOIN_FIRST_SECONDS
         self.assigned = False
         """Whether an assignment was received since the start."""
+        self.waiting: str | None = None
+        """What an assignment waits for, where that is known."""
 
     def wire(
         self,

@@ -14,8 +14,9 @@ from stream_app.kafka.names import TopicNames
 from stream_app.kafka.probe import look
 from stream_app.kafka.protocol import Isolation
 from stream_app.kafka.reader import LogReader
-from stream_app.kafka.topics import TopicConfig, Topics
+from stream_app.kafka.topics import TopicConfig, Topics, TopicsUnavailable
 from stream_app.service.owner import TopicFacts, Unavailable
+from stream_app.web.times import parse_time
 
 CONFIG_SECONDS = 30.0
 """Topic settings are asked again after so long."""
@@ -77,6 +78,13 @@ class KafkaPort:
         try:
             return await self._reader.ends(topic, partition)
         except KafkaError as exc:
+            raise Unavailable(str(exc)) from exc
+
+    async def offset_at(self, topic: str, partition: int, time: str) -> int | None:
+        """First offset whose record is not older than a TIME."""
+        try:
+            return await self._topics.offset_at(topic, partition, parse_time(time, self._clock_ms()))
+        except TopicsUnavailable as exc:
             raise Unavailable(str(exc)) from exc
 
     async def look(self, topic: str, partition: int, topic_id: bytes, runs: Runs) -> Look:

@@ -122,6 +122,7 @@ async def run(app: GapstreamApp) -> int:
 
 async def _stop(app: GapstreamApp, starting: asyncio.Task[None]) -> None:
     log.info("stopping")
+    app.backend.draining = True
     try:
         async with asyncio.timeout(STOP_SECONDS):
             await app.stop()

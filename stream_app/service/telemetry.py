@@ -25,6 +25,7 @@ class Telemetry:
         """``counters``: what /metrics reads."""
         self.counters = counters
         self._said: dict[tuple[object, ...], float] = {}
+        self._sizes: dict[tuple[str, int], int] = {}
 
     def _may_say(self, *what: object) -> bool:
         now = time.monotonic()
@@ -61,9 +62,23 @@ class Telemetry:
         counted = self.counters.observations_rejected_total
         counted["removed_unread"] = counted.get("removed_unread", 0) + count
 
-    def flushed(self, topic: str, seconds: float, size: int) -> None:
+    def flushed(self, topic: str, partition: int, seconds: float, size: int) -> None:
         """A flush was committed; ``size``: bytes of the partition's state."""
         self.counters.flush_seconds.observe(seconds)
+        self._sizes[topic, partition] = size
+        self._sum_sizes(topic)
+
+    def forgotten(self, topic: str, partition: int) -> None:
+        """The partition is no longer owned."""
+        self._sizes.pop((topic, partition), None)
+        self._sum_sizes(topic)
+
+    def _sum_sizes(self, topic: str) -> None:
+        sizes = [size for (name, _), size in self._sizes.items() if name == topic]
+        if sizes:
+            self.counters.state_bytes[topic] = sum(sizes)
+        else:
+            self.counters.state_bytes.pop(topic, None)
 
     def told(self, event: Event, policies: Mapping[str, Policy]) -> None:
         """An event was committed."""

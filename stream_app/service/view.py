@@ -190,13 +190,17 @@ class StatusView:
             return computed
         return max(computed, held[1])
 
+    def updated_at_ms(self, row: Row) -> int:
+        """As of when ``row`` holds: its flush, or its owner's later look at the log's end, which says that nothing changed."""
+        return max(row.updated_at_ms, self._end_read_ms(row) or row.updated_at_ms)
+
     def heard(self, topic: str, sink: str) -> bool:
         """Whether the sink was heard of in any partition of the topic."""
         return any(row.heard and row.sink == sink for held in self._partitions.get(topic, {}).values() for row in held.rows)
 
     def why_unknown(self, row: Row, now_ms: int) -> str | None:
         """Why nothing can be said of a row whose owner is alive; None where something can."""
-        return self._why_row_unknown(row, now_ms, self.heard(row.topic, row.sink))
+        return self._why_row_unknown(row, now_ms, row.heard or self.heard(row.topic, row.sink))
 
     def _why_row_unknown(self, row: Row, now_ms: int, heard: bool) -> str | None:
         if not (row.heard or row.sink == LOG or heard):
@@ -232,8 +236,7 @@ class StatusView:
             row=row,
             never_heard=why == NEVER_HEARD or not (row.heard or heard or row.sink == LOG),
             complete_through_ms=self.complete_through_ms(row),
-            # The owner's sign of life with a later look at the log's end says that nothing changed since the flush.
-            updated_at_ms=max(row.updated_at_ms, self._end_read_ms(row) or row.updated_at_ms),
+            updated_at_ms=self.updated_at_ms(row),
             worker=held.worker,
         )
 

@@ -67,7 +67,12 @@ def install(web_app: web.Application, api: Api) -> None:
     for path, methods in by_path.items():
         # One route for all methods: which of them the path knows is for the door to say, in JSON.
         door.paths[web_app.router.add_route("*", path, _never_called)] = methods
-    web_app.middlewares.insert(0, door.middleware)
+
+    @web.middleware
+    async def check(request: web.Request, handler: _Handler) -> web.StreamResponse:
+        return await door.answer(request)
+
+    web_app.middlewares.insert(0, check)
 
 
 async def _never_called(request: web.Request) -> web.StreamResponse:
@@ -96,9 +101,9 @@ class _Door:
         self._api = api
         self._tokens = Tokens(api.http.tokens)
         self.paths: dict[web.AbstractRoute, dict[str, Endpoint]] = {}
-        self.middleware = web.middleware(self._answer)
 
-    async def _answer(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """What is sent back: the handler's answer, or an error in JSON."""
         try:
             response = await self._ask(request)
         except Refused as refused:

@@ -61,6 +61,11 @@ def test_remove(removed: Run, expected: list[Run], gone: int) -> None:
     assert list(runs) == expected
 
 
+@pytest.mark.parametrize("window", [(10, 10), (15, 15), (20, 20), (25, 25), (15, 12)])
+def test_nothing_is_within_an_empty_window(window: Run) -> None:
+    assert list(of((10, 20), (30, 40)).within(*window)) == []
+
+
 def test_copies_are_independent_and_equal() -> None:
     runs = of((1, 5))
     other = runs.copy()

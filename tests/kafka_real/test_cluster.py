@@ -11,8 +11,9 @@ import kafka_cluster
 import pytest
 from kafka_cluster import KafkaCluster
 from kafka_jars import KafkaError
-from kafka_kit import KafkaKit
 from kafka_wire import NotReadyError, brokers_known_to
+
+from tests.support.kafka_kit import KafkaKit
 
 
 def port_of(cluster: KafkaCluster, broker: int) -> int:

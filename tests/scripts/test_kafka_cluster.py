@@ -13,8 +13,9 @@ import kafka_process
 import pytest
 from kafka_cluster import AttachedCluster, KafkaCluster, server_properties
 from kafka_jars import KafkaError
-from kafka_kit import KafkaKit
 from kafka_wire import NotReadyError, brokers_known_to
+
+from tests.support.kafka_kit import KafkaKit
 
 LIB = Path(__file__).resolve().parents[2] / "scripts" / "lib"
 
@@ -173,6 +174,19 @@ def test_the_guard_acts_when_its_owner_is_killed(tmp_path: Path) -> None:
     while directory.exists():
         assert time.monotonic() < deadline
         os.sched_yield()
+
+
+def test_the_files_of_a_cluster_that_scripts_kafka_runs_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    directory = kafka_process.named_cluster("mine")
+    directory.mkdir(parents=True)
+    directory.with_name("mine.lock").touch()
+    kafka_process.write_facts(directory, "127.0.0.1:1", 1)
+    with stand_in(directory) as broker:
+        assert AttachedCluster("127.0.0.1:1").log_dir() == directory / "broker-0" / "data"
+        with pytest.raises(KafkaError, match="out of reach"):
+            AttachedCluster("127.0.0.1:2").log_dir()
+        broker.kill()
 
 
 def test_facts_of_a_cluster_whose_brokers_are_gone_are_no_facts(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def _core_is_pure(path: PurePosixPath, tree: ast.Module) -> Iterator[str]:
     if not path.is_relative_to(_CORE):
         return
     for node in ast.walk(tree):
-        for module in _imports(node):
+        for module in imported_modules(node):
             if not _core_may_import(module):
                 yield f"{path}:{_line(node)}: core imports {module}: hand in what it needs as an argument"
         if isinstance(node, ast.Attribute) and node.attr in _CLOCKS and ast.unparse(node.value).split(".")[-1] in {"datetime", "date"}:
@@ -121,12 +121,13 @@ def _core_may_import(module: str) -> bool:
 def _sidecar_stands_alone(path: PurePosixPath, tree: ast.Module) -> Iterator[str]:
     if path.is_relative_to(_SIDECAR):
         for node in ast.walk(tree):
-            for module in _imports(node):
+            for module in imported_modules(node):
                 if module.split(".")[0] == "stream_app":
                     yield f"{path}:{_line(node)}: the sidecar imports {module}: it is a distribution of its own"
 
 
-def _imports(node: ast.AST) -> list[str]:
+def imported_modules(node: ast.AST) -> list[str]:
+    """Full names of the modules that an import statement names; none for any other node."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module is not None:

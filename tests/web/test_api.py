@@ -7,7 +7,7 @@ import pytest
 
 from stream_app.service.view import StatusView
 from stream_app.web.api import Readiness
-from tests.web.conftest import NOW, Http, ServeApp, Token, Worker
+from tests.web.kit import NOW, Http, ServeApp, Token, Worker
 
 
 async def test_livez_says_nothing_of_kafka(serve: ServeApp, worker: Worker) -> None:

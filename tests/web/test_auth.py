@@ -6,7 +6,7 @@ import pytest
 from pydantic import SecretStr
 
 from stream_app.web.auth import Scope, Tokens, bearer, host_is_local, same_origin
-from tests.web.conftest import Token
+from tests.web.kit import Token
 
 
 def test_a_token_is_found_by_itself_or_by_its_digest() -> None:

@@ -103,8 +103,7 @@ class Outgoing:
         self.slow = False
         """An acknowledgement did not come in time, and none has come since: commits don't wait for this partition."""
 
-    @property
-    def waiting(self) -> bool:
+    def is_waiting(self) -> bool:
         """Whether there is something that is not in flight."""
         return bool(self.queue or self.lost)
 
@@ -147,7 +146,7 @@ class Outbox:
     @property
     def empty(self) -> bool:
         """Whether everything is acknowledged."""
-        return all(one.in_flight is None and not one.waiting for one in self.partitions.values())
+        return all(one.in_flight is None and not one.is_waiting() for one in self.partitions.values())
 
     # ---------------------------------------------------------------------------------------------------- putting
 

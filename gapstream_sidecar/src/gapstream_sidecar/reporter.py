@@ -200,7 +200,7 @@ class Reporter:
         return self._closed
 
     def _queued(self, state: Outgoing) -> None:
-        if state.waiting and state.key not in self._waiting:
+        if state.is_waiting() and state.key not in self._waiting:
             state.due = self._clock() + LINGER_S
             self._waiting[state.key] = state
             self._changed.notify_all()
@@ -219,7 +219,7 @@ class Reporter:
         """Have these partitions' queues sent without linger; the partitions that are not settled."""
         partitions = self._outbox.partitions
         found = list(partitions.values()) if keys is None else [partitions[key] for key in keys if key in partitions]
-        states = [state for state in found if state.in_flight is not None or state.waiting]
+        states = [state for state in found if state.in_flight is not None or state.is_waiting()]
         if not states or self._closed:
             return states
         self._ensure_running()
@@ -244,10 +244,10 @@ class Reporter:
 
     def _send(self, state: Outgoing) -> None:
         """Put the partition's next observation in flight, if it may be."""
-        if state.in_flight is not None or not state.waiting or not self._outbox.may_send():
+        if state.in_flight is not None or not state.is_waiting() or not self._outbox.may_send():
             return
         self._outbox.launch(state, datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"))
-        if not state.waiting:
+        if not state.is_waiting():
             self._waiting.pop(state.key, None)
         self._sent += 1
         self._hand_over(state)
@@ -319,7 +319,7 @@ class Reporter:
                 return
             self._acknowledged += 1
             self._outbox.acknowledged(state)
-            if state.waiting and (state.lost or state.queue[0].serial <= state.urgent):
+            if state.is_waiting() and (state.lost or state.queue[0].serial <= state.urgent):
                 self._send(state)
             self._changed.notify_all()
 

@@ -1,0 +1,294 @@
+"""A second look at offsets that seem to be missing, before anybody is told: over a fresh connection, and by other code.
+
+The log reader is a suspect too. Nothing of its buffers, its parser's joining of runs or its connection is used here: the
+candidates' batches are fetched once more, their CRCs are checked whatever the topic says, and their records are decoded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import Mapping
+from types import TracebackType
+
+from stream_app.core.model import Look, Run, Runs
+from stream_app.kafka.batches import Batch, add_run, records_of, whole_batches
+from stream_app.kafka.cluster import MOVED, Cluster, fetch, refusal, topic_of
+from stream_app.kafka.connection import KafkaSettings
+from stream_app.kafka.failures import BrokerError, KafkaError, UnreachableError
+from stream_app.kafka.protocol import EARLIEST, Api, ErrorCode, Isolation, Leader, Section, Want
+from stream_app.kafka.records import CONTROL, UndecodableError
+from stream_app.kafka.wire import NO_UUID
+
+MAX_BYTES = 64 << 20
+"""Bytes of one look: about half a second of decoding."""
+TIMEOUT_S = 30.0
+FETCH_BYTES = (1 << 16, 4 << 20)
+"""Smallest and largest fetch; a batch that is larger comes whole anyway (KIP-74)."""
+BYTES_PER_OFFSET = 1024
+"""How much of the log is fetched for a run, by its length."""
+RETRY_S = 0.1
+
+
+async def look(
+    kafka: KafkaSettings,
+    topic: str,
+    partition: int,
+    topic_id: bytes,
+    isolation: Isolation,
+    runs: Runs,
+    *,
+    max_bytes: int = MAX_BYTES,
+    timeout: float = TIMEOUT_S,  # noqa: ASYNC109 - the caller's bound for the whole look, part of the result's meaning
+) -> Look:
+    """One look over connections of its own; see :meth:`Prober.look`."""
+    async with Prober(kafka) as prober:
+        return await prober.look(topic, partition, topic_id, isolation, runs, max_bytes=max_bytes, timeout=timeout)
+
+
+class Prober:
+    """Looks at several partitions in turn over connections that are fresh when it is made; ``async with`` closes them."""
+
+    def __init__(self, kafka: KafkaSettings, *, caps: Mapping[Api, int] | None = None) -> None:
+        """``caps`` lowers the protocol versions used, per API."""
+        self._cluster = Cluster(kafka, caps=caps)
+
+    async def __aenter__(self) -> Prober:
+        """Nothing is asked yet."""
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Closes the connections."""
+        await self._cluster.close()
+
+    async def look(
+        self,
+        topic: str,
+        partition: int,
+        topic_id: bytes,
+        isolation: Isolation,
+        runs: Runs,
+        *,
+        max_bytes: int = MAX_BYTES,
+        timeout: float = TIMEOUT_S,  # noqa: ASYNC109 - as above
+    ) -> Look:
+        """What is at ``runs`` (ascending, disjoint) now.
+
+        ``holes`` are offsets in no batch, or in a batch that does not hold them any more. Transaction markers and aborted
+        records lie in a batch, so they are in none of the answer's fields; they are never candidates, because the log
+        reader tells them as absent. Wrong CRCs are ``unreadable`` when wrong on two fresh connections.
+
+        Work ends after ``max_bytes`` fetched or ``timeout`` seconds, and where a consumer of this isolation level can't
+        read yet; ``upto`` says how far it got.
+
+        Raises:
+            KafkaError: nothing was found out: brokers out of reach, or another ``topic_id`` by now (a BrokerError with
+                UNKNOWN_TOPIC_ID).
+        """
+        if not runs:
+            leader = await self._leader(topic, partition, topic_id)
+            return Look(0, await self._cluster.offset(topic, partition, leader, EARLIEST, isolation))
+        looking = _Looking(self._cluster, topic, partition, topic_id, isolation, runs, max_bytes)
+        failure: KafkaError = UnreachableError(f"{topic}/{partition} was not looked at within {timeout:g} s; see whether its leader is up")
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    try:
+                        return await looking.run(await self._leader(topic, partition, topic_id))
+                    except UnreachableError as error:
+                        failure = error
+                    except BrokerError as error:
+                        if error.code not in MOVED or error.code == ErrorCode.UNKNOWN_TOPIC_ID:
+                            raise
+                        failure = error
+                    await asyncio.sleep(RETRY_S)
+        except TimeoutError:
+            if looking.at == runs[0][0]:
+                raise failure from None
+            return looking.found()
+
+    async def _leader(self, topic: str, partition: int, topic_id: bytes) -> Leader:
+        info = topic_of(await self._cluster.metadata([topic]), topic)
+        if info.exists and NO_UUID not in (topic_id, info.topic_id) and info.topic_id != topic_id:
+            raise BrokerError(ErrorCode.UNKNOWN_TOPIC_ID, f"{topic} was deleted and created anew; its new incarnation can't be compared")
+        leader = info.leaders.get(partition)
+        if leader is None or leader.node < 0:
+            raise refusal(info.error or ErrorCode.LEADER_NOT_AVAILABLE, f"name the leader of {topic}/{partition}")
+        return leader
+
+
+class _Looking:
+    """One look under way: goes on where it was when a leader is lost."""
+
+    def __init__(
+        self, cluster: Cluster, topic: str, partition: int, topic_id: bytes, isolation: Isolation, runs: Runs, max_bytes: int
+    ) -> None:
+        self._cluster = cluster
+        self._topic, self._partition, self._topic_id = topic, partition, topic_id
+        self._isolation = isolation
+        self._runs = runs
+        self._firsts = [first for first, _ in runs]
+        self._bytes_left = max_bytes
+        self.at = runs[0][0]
+        """Everything of the runs below it was looked at."""
+        self._log_start = 0
+        self._holes: list[Run] = []
+        self._unreadable: list[Run] = []
+        self._tombstones: list[Run] = []
+        self._edges: dict[int, list[tuple[int, int]]] = {}  # index of a run -> its first and last record, with their times
+        self._condemned: int | None = None
+        self._empty_at: int | None = None
+
+    def found(self) -> Look:
+        """What is known so far."""
+        last = self._runs[-1][1]
+        times = {offset: time for edges in self._edges.values() for offset, time in edges if time >= 0}
+        # The log may have moved on meanwhile: what it removed is expired, whatever it was before.
+        start = self._log_start
+        return Look(
+            upto=last if self.at >= last else self.at,
+            log_start=start,
+            holes=_from(start, self._holes),
+            unreadable=_from(start, self._unreadable),
+            tombstones=_from(start, self._tombstones),
+            timestamps={offset: time for offset, time in times.items() if offset >= start},
+        )
+
+    async def run(self, leader: Leader) -> Look:
+        """Looks until all is looked at, or a bound is reached.
+
+        Raises:
+            KafkaError: the leader could not be asked, or no longer leads.
+        """
+        connection = await self._cluster.connection(leader.node)
+        while self.at < self._runs[-1][1] and self._bytes_left > 0:
+            self._skip_between_runs()
+            want = Want(self._topic, self._topic_id, self._partition, self.at, leader.epoch, -1, self._fetch_bytes())
+            frame, sections = await fetch(connection, [want], isolation=self._isolation, max_wait_ms=0, max_bytes=want.max_bytes)
+            try:
+                section = next((one for one in sections if one.partition == self._partition), None)
+                if section is None:
+                    raise UnreachableError(f"broker {leader.node} left {self._topic}/{self._partition} out; it is asked again")
+                if section.error == ErrorCode.OFFSET_OUT_OF_RANGE:
+                    if not await self._moved_start(leader):
+                        break
+                    continue
+                if section.error:
+                    raise refusal(section.error, f"fetch {self._topic}/{self._partition}")
+                self._log_start = max(self._log_start, section.log_start)
+                bound = section.high_watermark
+                if self._isolation is Isolation.READ_COMMITTED:
+                    bound = min(bound, section.last_stable)
+                if self.at >= bound:
+                    break
+                before = self.at
+                fresh = not await self._read(frame.view, section, bound)
+            finally:
+                frame.release()
+            if fresh:
+                self._cluster.renew(leader.node)
+                connection = await self._cluster.connection(leader.node)
+            elif self.at == before:
+                # Twice nothing below its own end: there is no batch any more.
+                if self._empty_at == self.at:
+                    self._pass_over(bound)
+                    continue
+                self._empty_at = self.at
+                await asyncio.sleep(RETRY_S)
+        return self.found()
+
+    def _skip_between_runs(self) -> None:
+        index = bisect_right(self._firsts, self.at) - 1
+        if index + 1 < len(self._runs) and self.at >= self._runs[index][1]:
+            self.at = self._runs[index + 1][0]
+
+    def _fetch_bytes(self) -> int:
+        smallest, largest = FETCH_BYTES
+        first, stop = self._runs[max(0, bisect_right(self._firsts, self.at) - 1)]
+        return min(max(smallest, (stop - max(first, self.at)) * BYTES_PER_OFFSET), largest)
+
+    async def _moved_start(self, leader: Leader) -> bool:
+        """Where the log starts now, asked afresh; False: the position lies above the end instead."""
+        start = await self._cluster.offset(self._topic, self._partition, leader, EARLIEST, Isolation.READ_UNCOMMITTED)
+        self._log_start = max(self._log_start, start)
+        if start <= self.at:
+            return False
+        self.at = min(start, self._runs[-1][1])  # below it everything is expired
+        return True
+
+    # ------------------------------------------------------------------------------------------------- batches
+
+    async def _read(self, view: memoryview, section: Section, bound: int) -> bool:
+        """Looks at the batches of one answer; False: one is damaged and must be fetched over a fresh connection first."""
+        self._bytes_left -= section.end - section.start
+        decoded = 0
+        for batch in whole_batches(view, section.start, section.end):
+            if batch.base >= bound or self.at >= self._runs[-1][1]:
+                break
+            last = batch.base if batch.magic < 2 else batch.base + max(batch.delta, 0)
+            if last < self.at:
+                continue
+            if batch.magic >= 2:
+                self._pass_over(batch.base)
+            if not any(True for _ in self._wanted(self.at, last + 1)):
+                self._advance(last + 1)
+                continue
+            try:
+                records = records_of(view, batch)
+            except UndecodableError:
+                if self._condemned != batch.base:
+                    self._condemned = batch.base
+                    return False
+                for _, first, stop in self._wanted(self.at, last + 1):
+                    add_run(self._unreadable, first, stop)
+                self._advance(last + 1)
+                continue
+            self._sort_out(batch, records, last + 1)
+            decoded += len(records)
+            if decoded > 2000:
+                decoded = 0
+                await asyncio.sleep(0)
+        return True
+
+    def _sort_out(self, batch: Batch, records: list[tuple[int, int, bool]], stop: int) -> None:
+        by_offset = {offset: (time, null) for offset, time, null in records if offset >= self.at}
+        control = batch.attributes & CONTROL != 0
+        for index, first, end in self._wanted(self.at, stop):
+            for offset in range(first, end):
+                record = by_offset.get(offset)
+                if control:
+                    continue
+                if record is None:
+                    add_run(self._holes, offset, offset + 1)
+                    continue
+                time, null = record
+                if null:
+                    add_run(self._tombstones, offset, offset + 1)
+                edges = self._edges.setdefault(index, [])
+                edges[1:] = [(offset, time)]
+        self._advance(stop)
+
+    def _pass_over(self, stop: int) -> None:
+        """There is no batch in ``[at, stop)``."""
+        for _, first, end in self._wanted(self.at, stop):
+            add_run(self._holes, first, end)
+        self._advance(stop)
+
+    def _advance(self, stop: int) -> None:
+        self.at = max(self.at, stop)
+
+    def _wanted(self, first: int, stop: int) -> list[tuple[int, int, int]]:
+        """The parts of the runs in ``[first, stop)``, each with the run's index."""
+        found = []
+        index = max(0, bisect_right(self._firsts, first) - 1)
+        while index < len(self._runs) and self._runs[index][0] < stop:
+            low, high = max(first, self._runs[index][0]), min(stop, self._runs[index][1])
+            if low < high:
+                found.append((index, low, high))
+            index += 1
+        return found
+
+
+def _from(start: int, runs: list[Run]) -> Runs:
+    """The parts of ``runs`` at and above ``start``."""
+    return tuple((max(first, start), stop) for first, stop in runs if stop > start)

@@ -1,0 +1,53 @@
+"""What the HTTP answers of this worker are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import faust
+
+from stream_app.service.metrics import Metrics
+from stream_app.service.owners import OwnedPartitions
+from stream_app.service.view import StatusView
+from stream_app.web.api import Readiness
+
+
+class Backend:
+    """Implements :class:`stream_app.web.api.Backend`."""
+
+    def __init__(
+        self,
+        app: faust.App,
+        owners: OwnedPartitions,
+        view: StatusView,
+        metrics: Metrics,
+        clock: Callable[[], int],
+        trouble: Callable[[], str | None],
+    ) -> None:
+        """``trouble``: why the cluster can't be used now."""
+        self.view = view
+        self.draining = False
+        self._app, self._owners, self._metrics, self._clock, self._trouble = app, owners, metrics, clock, trouble
+
+    def ready(self) -> Readiness:
+        """Assignment received (it may be empty), state recovered, cluster reachable, not draining."""
+        reasons = []
+        trouble = self._trouble()
+        if self.draining:
+            reasons.append("the worker is stopping")
+        if trouble is not None:
+            reasons.append(trouble)
+        elif not self._owners.assigned or self._app.rebalancing:
+            reasons.append(self._owners.waiting or "waiting for an assignment of partitions")
+        elif not self.view.loaded:
+            reasons.append("the status topic is being read")
+        reasons += [f"{owner.topic}/{owner.partition}: {owner.trouble}" for owner in self._owners.owners() if owner.trouble is not None]
+        return Readiness(not reasons, reasons)
+
+    def metrics(self) -> bytes:
+        """Text of /metrics."""
+        return self._metrics.text()
+
+    def clock_ms(self) -> int:
+        """Now."""
+        return self._clock()

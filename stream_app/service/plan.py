@@ -1,0 +1,88 @@
+"""What the configuration says, in the service's terms; the only place of the service that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stream_app.config import Config
+from stream_app.config.model import Topic
+from stream_app.core.sink import Policy
+from stream_app.kafka.clients import KafkaClients
+from stream_app.kafka.connection import KafkaSettings
+from stream_app.kafka.protocol import Isolation
+from stream_app.kafka.topics import InternalTopics
+from stream_app.service.owner import TopicRules
+from stream_app.service.port import Reading
+
+
+@dataclass(frozen=True, slots=True)
+class TopicPlan:
+    """One watched topic."""
+
+    reading: Reading
+    rules: TopicRules
+    sink_types: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that the service needs to know."""
+
+    app_id: str
+    instance: str
+    session_timeout_s: float
+    state_dir: Path
+    standby_replicas: int
+    unknown_after_s: float
+    internal: InternalTopics
+    topics: Mapping[str, TopicPlan]
+    aiokafka: Mapping[str, Any]
+    confluent: Mapping[str, Any]
+    reader: KafkaSettings
+
+
+def plan(config: Config, existing: Iterable[str] = ()) -> Plan:
+    """``existing``: topics of the cluster, for patterns; needed only where there are some."""
+    clients = KafkaClients(config.kafka)
+    return Plan(
+        app_id=config.app.id,
+        instance=config.instance,
+        session_timeout_s=config.app.session_timeout / 1000,
+        state_dir=Path(config.app.state_dir),
+        standby_replicas=config.app.standby_replicas,
+        unknown_after_s=config.app.unknown_after / 1000,
+        internal=InternalTopics(
+            create=config.app.topics.create,
+            replication_factor=config.app.topics.replication_factor,
+            alerts_partitions=config.app.topics.alerts.partitions,
+            alerts_retention_ms=config.app.topics.alerts.retention,
+            observations_retention_ms=config.app.topics.observations.retention,
+        ),
+        topics={name: _topic(topic, config.alerts.duplicates) for name, topic in config.watched(existing).items()},
+        aiokafka=clients.aiokafka(),
+        confluent=clients.confluent(),
+        reader=clients.reader(),
+    )
+
+
+def _topic(topic: Topic, tell_duplicates: bool) -> TopicPlan:
+    policies = {
+        name: Policy(
+            name,
+            grace_ms=sink.grace,
+            tombstones_optional=getattr(sink, "tombstones", "required") == "optional",
+            stall_after_ms=sink.stall_after,
+            tell_duplicates=tell_duplicates,
+        )
+        for name, sink in topic.sinks.items()
+    }
+    floors = {name: sink.from_ for name, sink in topic.sinks.items()}
+    isolation = Isolation.READ_COMMITTED if topic.isolation == "read_committed" else Isolation.READ_UNCOMMITTED
+    return TopicPlan(
+        Reading(isolation, topic.check_crcs),
+        TopicRules(policies, floors, topic.lateness),
+        {name: sink.type for name, sink in topic.sinks.items()},
+    )

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from gapstream_sidecar import Sidecar
+from tests.sidecar.fakes import FakeConsumer, FakeProducer
+
+
+@dataclass
+class Bench:
+    """A sidecar on a producer that does what it is told, and what happened, in order."""
+
+    journal: list[str] = field(default_factory=list)
+    producers: list[FakeProducer] = field(default_factory=list)
+    sidecars: list[Sidecar] = field(default_factory=list)
+
+    def make_producer(self, settings: dict[str, Any]) -> FakeProducer:
+        assert settings["acks"] == "all"
+        self.producers.append(FakeProducer(self.journal))
+        return self.producers[-1]
+
+    def sidecar(self, **options: Any) -> Sidecar:
+        self.sidecars.append(Sidecar({"bootstrap.servers": "nowhere:1"}, **{"sink": "billing", **options}))
+        return self.sidecars[-1]
+
+    def consumer(self, **options: Any) -> FakeConsumer:
+        return FakeConsumer(self.journal, **options)
+
+    @property
+    def producer(self) -> FakeProducer:
+        return self.producers[-1]
+
+    def runs(self) -> list[list[list[int]]]:
+        """The runs of the observations acknowledged, in their order."""
+        return [one["runs"] for one in self.producer.said()]
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    one = Bench()
+    monkeypatch.setattr("gapstream_sidecar.sidecar.Producer", one.make_producer)
+    yield one
+    for producer in one.producers:
+        producer.release()
+    for sidecar in one.sidecars:
+        sidecar.close(timeout=1.0)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is sent because time has passed: a commit, a flush or the end must ask for it."""
+    monkeypatch.setattr("gapstream_sidecar.reporter.LINGER_S", 3_600.0)

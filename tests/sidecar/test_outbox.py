@@ -1,0 +1,200 @@
+"""The outbox against a plain multiset: nothing is lost, nothing is invented, and the bound holds."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gapstream_sidecar.deliveries import Key
+from gapstream_sidecar.outbox import LAYER_BYTES, QUARANTINED, RECEIVED, RUNS_PER_RECORD, Outbox, Outgoing
+from gapstream_sidecar.runs import RunList
+
+AT = "2026-11-23T10:00:00.000Z"
+KEY: Key = ("orders", 3)
+
+
+def make(max_bytes: int = 16 << 20) -> Outbox:
+    return Outbox("billing", "host-1", max_bytes)
+
+
+def drain(outbox: Outbox) -> list[dict[str, Any]]:
+    """Acknowledge everything; the observations in the order of sending."""
+    told = []
+    for state in outbox.partitions.values():
+        while state.in_flight is not None or state.is_waiting():
+            flight = state.in_flight or outbox.launch(state, AT)
+            told.append(json.loads(flight.payload))
+            outbox.acknowledged(state)
+    return told
+
+
+def offsets(told: list[dict[str, Any]], status: str = RECEIVED) -> Counter[int]:
+    return Counter(
+        offset for one in told if one["status"] == status for first, last in one["runs"] for offset in range(first, last + 1)
+    )
+
+
+def test_an_observation_has_the_shape_of_the_contract() -> None:
+    outbox = make()
+    outbox.add(KEY, [(100, 200)])
+    outbox.add(KEY, [(205, 206)])
+    outbox.add(KEY, [(300, 301)], QUARANTINED, "tombstone")
+    head = {"v": 1, "sink": "billing", "topic": "orders", "partition": 3}
+    tail = {"source": "host-1", "at": AT}
+    assert drain(outbox) == [
+        {**head, "runs": [[100, 199], [205, 205]], "status": "received", "sequence": 1, **tail},
+        {**head, "runs": [[300, 300]], "status": "quarantined", "reason": "tombstone", "sequence": 2, **tail},
+    ]
+
+
+def test_offsets_in_any_order_gather_into_one_observation() -> None:
+    outbox = make()
+    for first in (10, 0, 5, 8, 3):
+        outbox.add(KEY, [(first, first + 1)])
+    (told,) = drain(outbox)
+    assert told["runs"] == [[0, 0], [3, 3], [5, 5], [8, 8], [10, 10]]
+
+
+def test_a_second_receipt_is_an_observation_of_its_own() -> None:
+    outbox = make()
+    outbox.add(KEY, [(0, 5)])
+    outbox.add(KEY, [(4, 9)])
+    outbox.add(KEY, [(9, 12)])
+    assert [one["runs"] for one in drain(outbox)] == [[[0, 4]], [[4, 11]]]
+
+
+def test_what_is_in_flight_takes_no_more_offsets() -> None:
+    outbox = make()
+    state = outbox.add(KEY, [(0, 5)])
+    outbox.launch(state, AT)
+    outbox.add(KEY, [(5, 6)])
+    assert [(one["sequence"], one["runs"]) for one in drain(outbox)] == [(1, [[0, 4]]), (2, [[5, 5]])]
+
+
+def test_a_large_observation_is_cut() -> None:
+    outbox = make()
+    outbox.add(KEY, [(at, at + 1) for at in range(0, 4 * RUNS_PER_RECORD, 2)])
+    told = drain(outbox)
+    assert [len(one["runs"]) for one in told] == [RUNS_PER_RECORD, RUNS_PER_RECORD]
+    assert offsets(told) == Counter(range(0, 4 * RUNS_PER_RECORD, 2))
+
+
+def test_a_refused_size_is_halved_under_the_same_number() -> None:
+    outbox = make()
+    state = outbox.add(KEY, [(at, at + 1) for at in range(0, 16, 2)])
+    first = outbox.launch(state, AT)
+    assert outbox.too_large(state)
+    again = outbox.launch(state, AT)
+    assert (first.sequence, again.sequence) == (1, 1)
+    told = drain(outbox)
+    assert [len(one["runs"]) for one in told] == [4, 4]
+    assert [one["sequence"] for one in told] == [1, 2]
+    assert offsets(told) == Counter(range(0, 16, 2))
+    assert outbox.size == 0
+
+
+def test_one_run_that_is_refused_can_not_be_halved() -> None:
+    outbox = make()
+    state = outbox.add(KEY, [(0, 5)])
+    outbox.launch(state, AT)
+    assert not outbox.too_large(state)
+    assert state.in_flight is not None
+
+
+def test_settled_follows_the_oldest_that_is_not_acknowledged() -> None:
+    outbox = make()
+    state = outbox.add(KEY, [(0, 5)])
+    first = state.serial
+    outbox.launch(state, AT)
+    outbox.add(KEY, [(0, 5)])
+    second = state.serial
+    assert (state.settled(first), state.settled(second)) == (False, False)
+    outbox.acknowledged(state)
+    assert (state.settled(first), state.settled(second)) == (True, False)
+    outbox.launch(state, AT)
+    outbox.acknowledged(state)
+    assert state.settled(second)
+
+
+def test_what_is_not_known_is_told_first_and_as_unobserved() -> None:
+    outbox = make()
+    outbox.add(KEY, [(50, 60)])
+    outbox.add_lost(KEY, [(0, 10)])
+    assert [(one["status"], one["runs"]) for one in drain(outbox)] == [("unobserved", [[0, 9]]), ("received", [[50, 59]])]
+
+
+def test_beyond_the_bound_the_oldest_becomes_unobserved() -> None:
+    outbox = make(64 << 10)
+    for at in range(0, 40_000, 2):
+        outbox.add(KEY, [(at, at + 1)])
+        assert outbox.size <= 64 << 10
+    state = outbox.of(KEY)
+    assert outbox.dropped == offsets_of(state)
+    told = drain(outbox)
+    unobserved, received = offsets(told, "unobserved"), offsets(told)
+    assert max(unobserved) < min(received)  # the newest are exact
+    assert set(unobserved) | set(received) >= set(range(0, 40_000, 2))
+    assert max(received.values()) == 1
+    assert set(received) <= set(range(0, 40_000, 2))
+    assert outbox.size == 0
+
+
+def offsets_of(state: Outgoing) -> int:
+    """How many of the even offsets were dropped: those below the oldest that is still queued."""
+    return state.queue[0].runs.bounds[0] // 2
+
+
+def test_what_is_dropped_in_many_partitions_stays_within_the_bound() -> None:
+    outbox = make(64 << 10)
+    for turn in range(40):
+        for number in range(200):
+            outbox.add(("orders", number), [(turn * 10, turn * 10 + 1)])
+            outbox.add(("orders", number), [(turn * 10, turn * 10 + 1)])
+            assert outbox.size <= (64 << 10) + 2 * LAYER_BYTES
+    told = drain(outbox)
+    for number in range(200):
+        mine = [one for one in told if one["partition"] == number]
+        assert set(offsets(mine)) | set(offsets(mine, "unobserved")) >= set(range(0, 400, 10))
+        assert [one["sequence"] for one in mine] == list(range(1, len(mine) + 1))
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.integers(0, 2), st.integers(0, 40), st.integers(1, 6)),
+        st.tuples(st.just("launch"), st.integers(0, 2), st.just(0), st.just(0)),
+        st.tuples(st.just("acknowledge"), st.integers(0, 2), st.just(0), st.just(0)),
+        st.tuples(st.just("too large"), st.integers(0, 2), st.just(0), st.just(0)),
+    ),
+    max_size=60,
+)
+
+
+@given(steps)
+@settings(max_examples=200)
+def test_every_receipt_is_told_exactly_once(script: list[tuple[str, int, int, int]]) -> None:
+    outbox, wanted, told = make(), [Counter[int]() for _ in range(3)], list[dict[str, Any]]()
+    for step, number, first, length in script:
+        state = outbox.of(("orders", number))
+        if step == "add":
+            outbox.add(state.key, [(first, first + length)])
+            wanted[number].update(range(first, first + length))
+        elif step == "launch" and state.in_flight is None and state.is_waiting():
+            outbox.launch(state, AT)
+        elif step == "too large":
+            outbox.too_large(state)
+        elif step == "acknowledge" and state.in_flight is not None:
+            told.append(json.loads(state.in_flight.payload))
+            outbox.acknowledged(state)
+    told += drain(outbox)
+    for number in range(3):
+        mine = [one for one in told if one["partition"] == number]
+        assert offsets(mine) == wanted[number]
+        assert [one["sequence"] for one in mine] == list(range(1, len(mine) + 1))
+        for one in mine:
+            assert [[low, high - 1] for low, high in RunList((a, b + 1) for a, b in one["runs"])] == one["runs"]
+    assert (outbox.size, outbox.in_flight_bytes, outbox.unacknowledged()) == (0, 0, 0)
+    assert outbox.empty
