@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterable, Mapping
-from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, SecretStr
@@ -151,13 +150,9 @@ class Config(Section):
             return self.app.instance
         return re.sub(r"[^A-Za-z0-9._-]", "-", f"{socket.gethostname()}-{self.http.port}")
 
-    @cached_property
-    def _patterns(self) -> Mapping[str, re.Pattern[str]]:
-        return {key: compile_pattern(key) for key in self.topics if is_pattern(key)}
-
     def patterns(self) -> Mapping[str, re.Pattern[str]]:
         """Keys of ``topics`` that are patterns, compiled, in the file's order; a topic is meant when the whole name matches."""
-        return self._patterns
+        return {key: compile_pattern(key) for key in self.topics if is_pattern(key)}
 
     def names(self) -> tuple[str, ...]:
         """Keys of ``topics`` that are names, in the file's order."""
@@ -168,7 +163,8 @@ class Config(Section):
         own = self.app.id
         if topic in (alerts_topic(own), status_topic(own)) or topic.startswith(f"{own}.observations."):
             return True
-        return topic.startswith("__") or (topic.startswith(f"{own}-") and topic.endswith("-changelog"))
+        faust = topic.startswith(f"{own}-") and (topic.endswith("-changelog") or topic.startswith(f"{own}-__"))
+        return faust or topic.startswith("__")
 
     def is_excluded(self, topic: str) -> bool:
         """Whether an entry of ``exclude`` means it."""

@@ -8,7 +8,7 @@ Scalars follow YAML 1.2's core schema (https://yaml.org/spec/1.2.2/#103-core-sch
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,18 @@ import yaml
 
 from stream_app.errors import Fault
 
-Path_ = tuple[str, ...]
+Keys = tuple[str, ...]
 """Keys from the top; list items by their number."""
 LITERAL = ("kafka",)
 DEPTH_MAX = 64
-_INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_INT = re.compile(r"[-+]?[0-9]{1,40}|0o[0-7]{1,40}|0x[0-9a-fA-F]{1,40}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NULLS = {"", "~", "null", "Null", "NULL"}
 _FLAGS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _PLACE = re.compile(r"\$\$\{|\$\{(?P<what>[^{}]*)\}|\$\{")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MERGE = "tag:yaml.org,2002:merge"
-_STR = "tag:yaml.org,2002:str"
+_STANDARD = "tag:yaml.org,2002:"
 
 
 class Verbatim(str):
@@ -37,7 +37,7 @@ class Verbatim(str):
     __slots__ = ()
 
 
-def dotted(path: Path_) -> str:
+def dotted(path: Keys) -> str:
     """A path as faults show it."""
     return ".".join(path)
 
@@ -50,26 +50,26 @@ class Source:
     faults: list[Fault] = field(default_factory=list)
 
 
-def parse(text: str, name: str, at: Path_ = ()) -> Source:
+def parse(text: str, name: str, at: Keys = ()) -> Source:
     """YAML to dicts, lists, text, numbers, booleans and None; ``name`` stands in complaints about the text as a whole.
 
     ``at``: the path that the values belong to, where they are a part of the configuration.
     """
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         return Source(None, [Fault(dotted(at), f"{name}{_mark(error)}: {_problem(error)}")])
     reader = _Reader(name)
     values = None if node is None else reader.value(node, at, ())
     return Source(values, reader.faults)
 
 
-def _mark(error: yaml.YAMLError) -> str:
+def _mark(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     return f", line {mark.line + 1}" if mark is not None else ""
 
 
-def _problem(error: yaml.YAMLError) -> str:
+def _problem(error: Exception) -> str:
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     context = getattr(error, "context", None)
     return " ".join(f"is not YAML: {f'{context}, ' if context else ''}{problem}".split())
@@ -82,9 +82,12 @@ class _Reader:
     name: str
     faults: list[Fault] = field(default_factory=list)
 
-    def value(self, node: yaml.Node, path: Path_, above: tuple[int, ...]) -> Any:
+    def value(self, node: yaml.Node, path: Keys, above: tuple[int, ...]) -> Any:
         if id(node) in above or len(above) > DEPTH_MAX:
             self._complain(node, path, "holds itself, or is nested too deeply")
+            return None
+        if not node.tag.startswith(_STANDARD):
+            self._complain(node, path, f"the tag {node.tag} is not known here: write the value without it")
             return None
         inner = (*above, id(node))
         if isinstance(node, yaml.MappingNode):
@@ -94,7 +97,7 @@ class _Reader:
         assert isinstance(node, yaml.ScalarNode)
         return _scalar(node, literal=any(key in LITERAL for key in path[:-1]))
 
-    def _mapping(self, node: yaml.MappingNode, path: Path_, above: tuple[int, ...]) -> dict[str, Any]:
+    def _mapping(self, node: yaml.MappingNode, path: Keys, above: tuple[int, ...]) -> dict[str, Any]:
         own: dict[str, Any] = {}
         merged: dict[str, Any] = {}
         lines: dict[str, int] = {}
@@ -114,7 +117,7 @@ class _Reader:
             own[key] = self.value(value_node, (*path, key), above)
         return merged | own
 
-    def _merged(self, node: yaml.Node, path: Path_, above: tuple[int, ...]) -> dict[str, Any]:
+    def _merged(self, node: yaml.Node, path: Keys, above: tuple[int, ...]) -> dict[str, Any]:
         """``<<``: of several mappings the first that has a key counts."""
         nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
         found: dict[str, Any] = {}
@@ -126,18 +129,17 @@ class _Reader:
                 self._complain(one, path, "<< takes a mapping, or a list of them")
         return found
 
-    def _complain(self, node: yaml.Node, path: Path_, message: str) -> None:
+    def _complain(self, node: yaml.Node, path: Keys, message: str) -> None:
         self.faults.append(Fault(dotted(path), f"{message} ({self.name}, line {node.start_mark.line + 1})"))
 
 
 def _scalar(node: yaml.ScalarNode, *, literal: bool) -> Any:
     text: str = node.value
-    plain = node.style is None
-    if node.tag == _STR and plain is False:
+    if node.style is not None:  # quoted, or a block
         return text
-    if text in _NULLS and plain:
+    if text in _NULLS:
         return None
-    if literal or not plain:
+    if literal:
         return text
     if text in _FLAGS:
         return _FLAGS[text]
@@ -158,7 +160,7 @@ def substitute(values: Any, environ: Mapping[str, str]) -> Source:
     """
     faults: list[Fault] = []
 
-    def walk(value: Any, path: Path_) -> Any:
+    def walk(value: Any, path: Keys) -> Any:
         if isinstance(value, dict):
             return {key: walk(item, (*path, key)) for key, item in value.items()}
         if isinstance(value, list):
@@ -167,7 +169,7 @@ def substitute(values: Any, environ: Mapping[str, str]) -> Source:
             return fill(value, path)
         return value
 
-    def fill(text: str, path: Path_) -> str | None:
+    def fill(text: str, path: Keys) -> str | None:
         complaints: list[str] = []
 
         def put(match: re.Match[str]) -> str:
@@ -199,15 +201,3 @@ def _look_up(what: str | None, environ: Mapping[str, str], complaints: list[str]
         complaints.append(f"the environment variable {what} is not set")
         return None
     return environ[what]
-
-
-def texts(values: Any, path: Path_ = ()) -> Iterator[tuple[Path_, str]]:
-    """Every text in the values, with its path."""
-    if isinstance(values, dict):
-        for key, item in values.items():
-            yield from texts(item, (*path, key))
-    elif isinstance(values, list):
-        for index, item in enumerate(values):
-            yield from texts(item, (*path, str(index)))
-    elif isinstance(values, str):
-        yield path, values

@@ -148,6 +148,13 @@ def _read_texts(value: Any) -> Any:
     return {key: _text_of(item) for key, item in value.items()}
 
 
+def _read_properties(value: Any) -> Any:
+    """A property without a value is empty, which its check says."""
+    if not isinstance(value, dict):
+        return {} if value is None else value
+    return {key: "" if item is None else _text_of(item) for key, item in value.items()}
+
+
 def _text_of(value: Any) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -189,6 +196,6 @@ Settings = Annotated[
 """Another system's settings."""
 Headers = Annotated[dict[str, Secret], BeforeValidator(_read_texts, json_schema_input_type=dict[str, str | int | float | bool])]
 """HTTP headers; their values may be secrets and are never shown."""
-Properties = Annotated[dict[str, str], BeforeValidator(_read_texts)]
+Properties = Annotated[dict[str, str], BeforeValidator(_read_properties)]
 """Kafka properties by librdkafka's names."""
 Isolation = Literal["read_committed", "read_uncommitted"]

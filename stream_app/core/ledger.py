@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from stream_app.core import complete
 from stream_app.core.events import Event, EventType, pieces
 from stream_app.core.log import LogState
-from stream_app.core.model import Absent, Cause, LogRead, Look, Observation, ObservationRead, Reason, Run, Runs, Status
+from stream_app.core.model import CHUNK, Absent, Cause, LogRead, Look, Observation, ObservationRead, Reason, Run, Runs, Status
 from stream_app.core.offsets import OffsetSet
 from stream_app.core.sink import STAMPS_MAX, Moved, Opening, Policy, SinkState
 
@@ -20,7 +21,7 @@ LOG_SINK = "log"
 """The built-in sink: what the log itself lacks."""
 UNCONFIGURED_MAX = 32
 """Sinks kept per partition that report but stand in no configuration."""
-LOOK_SPAN_MAX = 32 * 65_536
+LOOK_SPAN_MAX = 32 * CHUNK
 """Offsets judged in one step: bounds what one second look has to read."""
 LOOK_RUNS_MAX = 1_000
 DUPLICATES_EVERY_MS = 1_000
@@ -34,7 +35,10 @@ class Candidates:
     sink: str
     stop: int
     passed_ms: int
+    """When the horizon passed the first of them, by the worker's clock."""
     runs: Runs
+    epoch: int
+    """Of the ledger when they were found."""
 
 
 @dataclass(slots=True)
@@ -62,8 +66,12 @@ class Ledger:
     """The watched topic's retention.ms, for ``expires_at``; None: unknown or unlimited."""
     events: list[Event] = field(default_factory=list)
     """Told but not flushed yet."""
+    epoch: int = 0
+    """How often the log was truncated or re-created since this worker took over: a look from before says nothing of what is there."""
 
     def __post_init__(self) -> None:
+        for sink in self.sinks.values():
+            sink.find_gaps(self.log)
         self.configure(self.policies, 0)
 
     @classmethod
@@ -95,17 +103,19 @@ class Ledger:
 
     def _leaves(self, sink: SinkState, now_ms: int) -> None:
         """Nobody is alerted of it any more: close for subscribers what is open; it stays open here, in case it comes back."""
+        told = {"reason": "the sink left the configuration", "open_count": 0, "open_gaps": 0}
         for cause in Cause:
             for piece in pieces(sink.open[cause]):
-                self._tell(EventType.GAP_EXPLAINED, sink, now_ms, cause=cause, ranges=piece, reason="the sink left the configuration")
-        self._tell(EventType.SINK_REMOVED, sink, now_ms, reason="the sink left the configuration")
+                self._tell(EventType.GAP_EXPLAINED, sink, now_ms, cause=cause, ranges=piece, **told)
+        self._tell(EventType.SINK_REMOVED, sink, now_ms, **told)
         sink.policy = self._unconfigured(sink.policy.name)
 
     def _add_sink(self, policy: Policy) -> SinkState:
         sink = SinkState(policy)
         if policy.floor is not None:
-            sink.floor = max(policy.floor, self.log.origin)
-        sink.unread = self.log.unread.copy()
+            sink.floor = max(policy.floor, self.log.origin, self.log.start)  # what was gone before it came is not its loss
+        # A set of its own: a copy would take over from the log's set what was stored of it already, and never be stored itself.
+        sink.unread = OffsetSet(self.log.unread.runs(max(sink.floor or 0, self.log.origin)))
         self.sinks[policy.name] = sink
         return sink
 
@@ -117,7 +127,7 @@ class Ledger:
         """A worker takes over: what was timed by another worker's clock starts anew."""
         self.heard_ms = None
         for sink in self.judged():
-            sink.moved_ms = now_ms if sink.moved_ms is not None else None
+            sink.moved_ms = now_ms if sink.horizon is not None else None
             for sample in sink.samples:
                 sample.worker_ms = now_ms
 
@@ -129,6 +139,7 @@ class Ledger:
         if not log.takes(read):
             return False
         before = log.read
+        idle = [sink for sink in self.judged() if sink.horizon is not None and not log.has_record(sink.horizon, before)]
         absent, holes = self._explain_holes(read)
         log.note_absent(Absent.COMPACTED, absent)
         log.advance(read, now_ms)
@@ -136,8 +147,10 @@ class Ledger:
             self._open_holes(holes, now_ms)
         if read.unread:
             self._note_unread(read.unread, now_ms)
-        if read.unreadable:
-            self._tell(EventType.LOG_UNREADABLE, self.sinks[LOG_SINK], now_ms, ranges=OffsetSet(read.unreadable))
+        for piece in pieces(OffsetSet(read.unreadable)):
+            self._tell(EventType.LOG_UNREADABLE, self.sinks[LOG_SINK], now_ms, ranges=piece)
+        for sink in idle:
+            sink.moved_ms = now_ms
         for sink in self.judged():
             if log.read > before:
                 sink.log_read_to(log, before)
@@ -158,28 +171,30 @@ class Ledger:
         offsets = OffsetSet(holes)
         self.log.holes.update(offsets)
         sink = self.sinks[LOG_SINK]
-        sink.open[Cause.LOG_HOLE].update(offsets)
+        sink.add_open(Cause.LOG_HOLE, offsets, self.log)
         self._open(sink, Cause.LOG_HOLE, offsets, None, None, now_ms)
 
     def _note_unread(self, unread: Runs, now_ms: int) -> None:
         offsets = OffsetSet(unread)
         for sink in self.judged():
-            lost = offsets - sink.received
-            lost.remove(0, max(sink.floor or 0, self.log.origin))
-            sink.unread.update(lost)
-        self._tell(EventType.LOG_UNREAD, self.sinks[LOG_SINK], now_ms, ranges=offsets)
+            sink.note_unread(offsets, self.log)
+        for piece in pieces(offsets):
+            self._tell(EventType.LOG_UNREAD, self.sinks[LOG_SINK], now_ms, ranges=piece)
 
     def _expire(self, sink: SinkState, now_ms: int) -> None:
-        gone = sink.expire_below(self.log.start)
+        gone = sink.expire_below(self.log)
         for piece in pieces(gone):
             self._tell(EventType.GAP_EXPIRED, sink, now_ms, cause=Cause.EXPIRED, ranges=piece)
 
     def _forget(self) -> None:
         """Below the log's start, and below what any sink has to judge still, absent offsets need not be told apart."""
-        edges = [sink.settled for sink in self.judged() if sink.heard and sink.settled is not None]
-        waiting = any(sink.heard and sink.settled is None for sink in self.judged())
-        if not waiting and self.log.start > self.log.origin:
-            self.log.forget_below(min([*edges, self.log.start]))
+        edge = self.log.start
+        for sink in self.judged():
+            judged_to = next((offset for offset in (sink.settled, sink.floor, sink.lowest) if offset is not None), edge)
+            edge = min(edge, judged_to)
+        if edge > self.log.forgotten:
+            gaps = OffsetSet(run for sink in self.sinks.values() for found in sink.gaps.values() for run in found)
+            self.log.forget_below(edge, gaps)
 
     def beyond_end(self, observation: Observation) -> bool:
         """Whether it speaks of offsets at or above the known high watermark, or claims more; ask for the end afresh then."""
@@ -224,8 +239,12 @@ class Ledger:
         for cause, offsets in moved.explained.items():
             for piece in pieces(offsets):
                 self._tell(kind, sink, now_ms, cause=cause, ranges=piece, reason=reason, by=observation.by)
+        for piece in pieces(moved.accepted):
+            self._tell(kind, sink, now_ms, ranges=piece, reason=reason, by=observation.by)
         for cause, offsets in moved.reopened.items():
             self._open(sink, cause, offsets, None, None, now_ms, reason="acknowledgement undone", by=observation.by)
+        if moved.reopened:
+            self._expire(sink, now_ms)
 
     def heard_to_end(self, at_ms: int) -> None:
         """The observations were read to their end as it was at this time (worker's clock)."""
@@ -241,7 +260,7 @@ class Ledger:
             if sample is None:
                 continue
             sink.fix_floor(self.log)
-            due = self._due(sink, min(sample.horizon, self.log.read), sample.worker_ms)
+            due = self._due(sink, min(sample.horizon, self.log.read))
             if due is not None:
                 found.append(due)
         return found
@@ -254,32 +273,31 @@ class Ledger:
                 return True
         return False
 
-    def _due(self, sink: SinkState, stop: int, passed_ms: int) -> Candidates | None:
+    def _due(self, sink: SinkState, stop: int) -> Candidates | None:
         settled = sink.settled
         assert settled is not None
         if stop <= settled:
             return None
-        lacking = sink.candidates(stop, self.log)
-        first = lacking.first()
+        first = sink.first_unaccounted(settled, stop, self.log)
         if first is None:
             sink.settle(stop, None, self.log)
             return None
         sink.settle(first, None, self.log)
+        stop = min(stop, first + LOOK_SPAN_MAX)
         runs: list[Run] = []
-        for a, b in lacking.runs(first, first + LOOK_SPAN_MAX):
+        for a, b in sink.unaccounted(first, stop, self.log).runs():
             if len(runs) == LOOK_RUNS_MAX:
                 stop = a
                 break
             runs.append((a, b))
-        else:
-            stop = min(stop, first + LOOK_SPAN_MAX)
-        return Candidates(sink.policy.name, stop, passed_ms, tuple(runs))
+        # The samples left are those above the first candidate: the earliest of them is the one that passed it.
+        return Candidates(sink.policy.name, stop, sink.samples[0].worker_ms, tuple(runs), self.epoch)
 
     def settle(self, due: Candidates, look: Look, now_ms: int) -> None:
-        """Judge what was looked at, as far as the look got."""
+        """Judge what was looked at, as far as the look got; nothing if the log lost its end or became another one meanwhile."""
         sink = self.sinks.get(due.sink)
-        stop = min(due.stop, look.upto, self.log.read)
-        if sink is None or sink.settled is None or stop <= sink.settled:
+        stop = min(due.stop, look.upto)
+        if due.epoch != self.epoch or sink is None or sink.settled is None or stop <= sink.settled:
             return
         opened = sink.settle(stop, look, self.log)
         for cause, offsets in opened.items():
@@ -313,8 +331,8 @@ class Ledger:
             expires = None
             if cause is Cause.NOT_RECEIVED and self.retention_ms is not None and within:
                 expires = min(within) + self.retention_ms
-            opening = Opening(sink.sequence + 1, cause, first, last + 1, now_ms, lowest)
-            sink.openings.append(opening)
+            sequence = sink.sequence + 1 if sink.policy.configured else 0
+            sink.remember(Opening(sequence, cause, first, last + 1, now_ms, lowest))
             self._tell(
                 EventType.GAP_OPENED,
                 sink,
@@ -340,21 +358,13 @@ class Ledger:
 
     def truncate(self, offset: int, now_ms: int, *, reason: str | None = None) -> None:
         """The log lost everything from ``offset`` on: tell it, forget it, read it again."""
-        log = self.log
-        lost = OffsetSet([(offset, max(log.read, offset))])
+        self.epoch += 1
+        lost = OffsetSet([(offset, max(self.log.read, offset))])
         for sink in self.sinks.values():
             self._close_truncated(sink, sink.truncate(offset), now_ms, reason or "the log was truncated")
-        if lost:
-            self._tell(EventType.LOG_TRUNCATED, self.sinks[LOG_SINK], now_ms, ranges=lost, reason=reason)
-        log.records -= log.records_within(offset, log.read)
-        for cause, absent in log.absent.items():
-            log.absent_counts[cause] = log.absent_counts.get(cause, 0) - absent.count_within(offset, 2**63 - 1)
-        for offsets in (*log.absent.values(), log.holes, log.unreadable, log.unread):
-            offsets.remove(offset, 2**63 - 1)
-        log.timeline.forget_from(offset)
-        log.read = min(log.read, offset)
-        log.end = min(log.end, offset)
-        log.last_stable = min(log.last_stable, offset)
+        for piece in pieces(lost):
+            self._tell(EventType.LOG_TRUNCATED, self.sinks[LOG_SINK], now_ms, ranges=piece, reason=reason)
+        self.log.truncate(offset)
 
     def _close_truncated(self, sink: SinkState, closed: Mapping[Cause, OffsetSet], now_ms: int, reason: str) -> None:
         for cause, offsets in closed.items():
@@ -363,19 +373,20 @@ class Ledger:
 
     def recreate(self, topic_id: bytes, log_start: int, log_end: int, now_ms: int) -> None:
         """The topic is another one of the same name: close what was open, begin anew; nothing is compared across the two."""
+        self.epoch += 1
         for sink in self.sinks.values():
             self._close_truncated(sink, sink.truncate(0), now_ms, "the topic was re-created")
         self._tell(EventType.LOG_RECREATED, self.sinks[LOG_SINK], now_ms, reason=f"topic id {topic_id.hex()}")
-        told = {name: sink.sequence for name, sink in self.sinks.items()}
+        told = {name: (sink.sequence, sink.stalled) for name, sink in self.sinks.items()}
         compacted = self.log.ever_compacted
         self.log = LogState(topic_id, origin=log_start, seen_end=log_end, start=log_start, read=log_start, end=log_end, last_stable=log_end)
         self.log.ever_compacted = compacted
         self.sinks = {}
         begun = {name: replace(policy, floor=None if policy.floor is None else 0) for name, policy in self.policies.items()}
         self.configure(begun, now_ms)
-        for name, sequence in told.items():
+        for name, (sequence, stalled) in told.items():
             sink = self.sinks.get(name) or self._add_sink(self._unconfigured(name))
-            sink.sequence = sequence
+            sink.sequence, sink.stalled = sequence, stalled
 
     # --- telling ------------------------------------------------------------------------------------------------------
 
@@ -386,48 +397,12 @@ class Ledger:
             self._tell_duplicates(sink, now_ms)
             self._tell_stall(sink, now_ms)
         for sink in self.sinks.values():
-            sink.tidy()
-            sink.complete_ms = self._complete_now(sink)
-
-    # --- complete through ---------------------------------------------------------------------------------------------
+            sink.tidy(self.log)
+            sink.complete_ms = complete.through(self.log, sink, self.lateness_ms, is_log=sink.policy.name == LOG_SINK)
 
     def complete_bound(self, sink: SinkState) -> tuple[int | None, bool]:
         """(record time up to which nothing of this sink is unresolved, None: to the end; whether it is known at all)."""
-        log = self.log
-        is_log = sink.policy.name == LOG_SINK
-        if log.end_read_ms is None or (sink.horizon is None and not is_log):
-            return sink.complete_ms, sink.complete_ms is not None
-        held: list[int | None] = [None if o.lowest_ms is None else o.lowest_ms - 1 for o in sink.openings]
-        if log.unread if is_log else sink.unread:
-            held.append(log.unread_held_ms)
-        first = log.read if is_log else self._first_in_flight(sink)
-        if first < log.bound:
-            lowest = log.timeline.lowest_from(first) if first < log.read else log.latest_ms
-            held.append(None if lowest is None else lowest - 1)
-        if any(bound is None for bound in held):
-            return sink.complete_ms, sink.complete_ms is not None
-        lowest = min((bound for bound in held if bound is not None), default=None)
-        if lowest is None:
-            return None, True
-        return max(lowest - self.lateness_ms, sink.complete_ms or 0), True
-
-    def _complete_now(self, sink: SinkState) -> int | None:
-        """What was said last never falls, so it is part of the state."""
-        bound, known = self.complete_bound(sink)
-        if not known or self.log.end_read_ms is None:
-            return sink.complete_ms
-        reached = self.log.end_read_ms - self.lateness_ms
-        return max(min(reached, bound) if bound is not None else reached, sink.complete_ms or 0)
-
-    def _first_in_flight(self, sink: SinkState) -> int:
-        """First record that is neither received nor explained nor open; the log's read offset when there is none."""
-        start = sink.settled if sink.settled is not None else sink.floor
-        if start is None:
-            start = sink.received.first()
-        if start is None:
-            return self.log.read
-        first = sink.unaccounted(start, self.log.read, self.log).first()
-        return self.log.read if first is None else first
+        return complete.bound(self.log, sink, self.lateness_ms, is_log=sink.policy.name == LOG_SINK)
 
     def _tell_explained_early(self, sink: SinkState, now_ms: int) -> None:
         for reason, offsets in sink.untold.items():
@@ -450,16 +425,21 @@ class Ledger:
         sink.told_duplicates_ms = now_ms
 
     def _tell_stall(self, sink: SinkState, now_ms: int) -> None:
-        after, heard = sink.policy.stall_after_ms, self.heard_ms
-        lag = self.lag(sink)
-        waits = after is not None and heard is not None and sink.moved_ms is not None and lag is not None
-        stalled = bool(waits and lag and heard - sink.moved_ms >= after)  # type: ignore[operator]  # waits says they are known
+        if self.heard_ms is None:
+            return
+        stalled = self._is_stalled(sink, self.heard_ms)
         if stalled and not sink.stalled:
-            sink.stalled = True
-            self._tell(EventType.SINK_STALLED, sink, now_ms, reason=f"{lag} records ahead and the horizon has not moved")
-        elif sink.stalled and not stalled and heard is not None:
-            sink.stalled = False
+            self._tell(EventType.SINK_STALLED, sink, now_ms, reason=f"{self.lag(sink)} records ahead and the horizon has not moved")
+        elif sink.stalled and not stalled:
             self._tell(EventType.SINK_RESUMED, sink, now_ms)
+        sink.stalled = stalled
+
+    def _is_stalled(self, sink: SinkState, heard_ms: int) -> bool:
+        """Whether records that were read wait above a horizon that has not moved, or had nothing ahead of it, for too long."""
+        after, horizon, moved_ms = sink.policy.stall_after_ms, sink.horizon, sink.moved_ms
+        if after is None or horizon is None or moved_ms is None or heard_ms - moved_ms < after:
+            return False
+        return self.log.has_record(horizon, self.log.read)
 
     def lag(self, sink: SinkState) -> int | None:
         """Records at or above the horizon; None while there is no horizon."""
@@ -471,22 +451,14 @@ class Ledger:
 
     def gaps_of(self, sink: SinkState, cause: Cause) -> list[tuple[int, int, int]]:
         """Open gaps of one cause as (first, stop, records): maximal runs, offsets without a record inside don't split."""
-        gaps: list[tuple[int, int, int]] = []
-        for first, stop in sink.open[cause].runs():
-            if gaps:
-                last_first, last_stop, count = gaps[-1]
-                if self.log.absent_within(last_stop, first) == first - last_stop:
-                    gaps[-1] = (last_first, stop, count + stop - first)
-                    continue
-            gaps.append((first, stop, stop - first))
-        return gaps
+        return [(first, stop, sink.open[cause].count_within(first, stop)) for first, stop in sink.gaps[cause]]
 
     def _tell(self, kind: EventType, sink: SinkState, now_ms: int, **facts: object) -> None:
         if not sink.policy.configured:
             return
         sink.sequence += 1
-        count = sum(gap.count for gap in sink.open.values())
-        gaps = sum(len(self.gaps_of(sink, cause)) for cause in Cause if sink.open[cause])
+        facts.setdefault("open_count", sum(gap.count for gap in sink.open.values()))
+        facts.setdefault("open_gaps", sum(map(len, sink.gaps.values())))
         self.events.append(
             Event(
                 kind,
@@ -495,8 +467,6 @@ class Ledger:
                 sink.policy.name,
                 sink.sequence,
                 now_ms,
-                open_count=count,
-                open_gaps=gaps,
                 horizon=sink.horizon,
                 log_start=self.log.start,
                 log_end=self.log.end,

@@ -9,8 +9,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass, field
 
-from stream_app.core.model import Absent, LogRead, Runs
-from stream_app.core.offsets import OffsetSet
+from stream_app.core.model import CHUNK, Absent, LogRead, Runs
+from stream_app.core.offsets import END, OffsetSet
 
 TIMELINE_MAX = 128
 """Segments of (first offset, lowest record time) kept for ``complete through``; the older half is thinned when there are more.
@@ -37,9 +37,9 @@ class Timeline:
         self.starts = self.starts[0:half:2] + self.starts[half:]
 
     def lowest_from(self, offset: int) -> int | None:
-        """A time that no record at or above ``offset`` undercuts; None where nothing is known."""
-        at = max(bisect_right(self.starts, offset) - 1, 0)
-        return min(self.lowest[at:], default=None)
+        """A time that no record at or above ``offset`` undercuts; None where nothing is known, or not any more."""
+        at = bisect_right(self.starts, offset) - 1
+        return min(self.lowest[at:]) if at >= 0 else None
 
     def forget_below(self, offset: int) -> None:
         """Drop what ends at or below ``offset``."""
@@ -85,10 +85,12 @@ class LogState:
     """Records (as the batch headers say) of batches that no consumer can read."""
     unread: OffsetSet = field(default_factory=OffsetSet)
     unread_held_ms: int | None = None
-    """Latest record time known before the first unread offset: complete through stays at or below it."""
+    """Latest record time known before the first unread offset: complete through stays at or below it. None: not known."""
     latest_ms: int | None = None
     """Latest record time seen."""
     timeline: Timeline = field(default_factory=Timeline)
+    forgotten: int = 0
+    """Below it absent offsets are not told apart from records any more, but for those inside of open gaps."""
 
     @property
     def bound(self) -> int:
@@ -107,7 +109,7 @@ class LogState:
         for first, stop in read.unreadable:
             self.unreadable.add(first, stop)
         if read.unread:
-            if self.unread_held_ms is None and self.latest_ms is not None:
+            if not self.unread:
                 self.unread_held_ms = self.latest_ms
             for first, stop in read.unread:
                 self.unread.add(first, stop)
@@ -144,6 +146,25 @@ class LogState:
         """How many offsets of ``[first, stop)`` hold no record."""
         return sum(absent.count_within(first, stop) for absent in (*self.absent.values(), self.holes) if absent)
 
+    def only_absent(self, first: int, stop: int) -> bool:
+        """Whether no offset of ``[first, stop)`` holds a record; true of an empty range."""
+        if first >= stop:
+            return True
+        # Most neighbours are told apart by their first offset; counting is for the few that are not.
+        if not any(first in absent for absent in (*self.absent.values(), self.holes)):
+            return False
+        return self.absent_within(first, stop) == stop - first
+
+    def has_record(self, first: int, stop: int) -> bool:
+        """Whether ``[first, stop)`` holds a record that was read; looks no further than to the first one."""
+        first, stop, width = max(first, self.origin), min(stop, self.read), CHUNK
+        while first < stop:
+            edge = min(stop, first + width)
+            if self.records_within(first, edge):
+                return True
+            first, width = edge, 2 * width
+        return False
+
     def records_within(self, first: int, stop: int) -> int:
         """How many records ``[first, stop)`` holds, as far as it was read."""
         first, stop = max(first, self.origin), min(stop, self.read)
@@ -151,11 +172,25 @@ class LogState:
             return 0
         return stop - first - self.absent_within(first, stop) - self.unread.count_within(first, stop)
 
-    def forget_below(self, offset: int) -> None:
-        """Drop what is known of absent offsets below; the counters stay."""
-        for absent in (*self.absent.values(), self.holes, self.unreadable):
+    def forget_below(self, offset: int, keep: OffsetSet) -> None:
+        """Drop what is known of absent offsets below, but for those in ``keep``; the counters stay."""
+        for absent in (*self.absent.values(), self.holes):
+            kept = absent.within(0, offset) & keep
             absent.remove(0, offset)
+            absent.update(kept)
+        self.unreadable.remove(0, offset)
         self.timeline.forget_below(offset)
+        self.forgotten = offset
+
+    def truncate(self, offset: int) -> None:
+        """The log lost everything from ``offset`` on. What is written there from now on is new; what was counted stays counted."""
+        for offsets in (*self.absent.values(), self.holes, self.unreadable, self.unread):
+            offsets.remove(offset, END)
+        self.timeline.forget_from(offset)
+        self.origin, self.forgotten = min(self.origin, offset), min(self.forgotten, offset)
+        self.seen_end, self.start = min(self.seen_end, offset), min(self.start, offset)
+        self.read, self.end = min(self.read, offset), min(self.end, offset)
+        self.last_stable = min(self.last_stable, offset)
 
 
 def add_runs(target: OffsetSet, runs: Runs) -> None:

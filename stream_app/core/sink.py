@@ -9,14 +9,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from stream_app.core.gaps import Gaps
 from stream_app.core.log import LogState
-from stream_app.core.model import Cause, Look, Observation, Reason, Status
-from stream_app.core.offsets import OffsetSet
+from stream_app.core.model import CHUNK, Cause, Look, Observation, Reason, Status
+from stream_app.core.offsets import END, OffsetSet
 
 SAMPLES_MAX = 32
-"""(time, horizon) samples kept; they fall into buckets of grace/16, so 17 cover one grace."""
-SOURCES_MAX = 1_024
-"""Sources whose last sequence is remembered per sink and partition; the one silent longest is forgotten first."""
+"""(time, horizon) samples kept. They fall into buckets of grace/16, told apart by either clock, so that up to 34 fall into one
+grace; where there are more, every second one goes and what it said waits for the next."""
+SOURCES_MAX = 256
+"""Sources whose last sequence is remembered per sink and partition; the one silent longest is forgotten first. A source is one run
+of a program: 256 of 36 letters are 12 kB of the value that each flush writes."""
+OPENINGS_MAX = 2_000
+"""Openings remembered per sink and partition, about 70 kB; where there are more, neighbours are joined."""
 STAMPS_MAX = 10_000
 """Record times remembered for the ends of open gaps; beyond, a gap's times are unknown."""
 AGAIN_MAX = 8
@@ -64,16 +69,13 @@ class Opening:
 class Moved:
     """What one observation moved: record offsets by what is to be said of them."""
 
-    received: int = 0
-    """Records received for the first time."""
-    absent: int = 0
-    """Offsets without a record that were observed all the same."""
     repeat: bool = False
     filled: dict[Cause, OffsetSet] = field(default_factory=dict)
     explained: dict[Cause, OffsetSet] = field(default_factory=dict)
     """Left an open set for the reason of the observation."""
+    accepted: OffsetSet = field(default_factory=OffsetSet)
+    """Unread offsets that were acknowledged: they never were open."""
     reopened: dict[Cause, OffsetSet] = field(default_factory=dict)
-    duplicates: int = 0
 
 
 @dataclass(slots=True)
@@ -85,6 +87,8 @@ class SinkState:
     floor: int | None = None
     settled: int | None = None
     """None until the first verdict; then the end of what is judged."""
+    lowest: int | None = None
+    """Lowest offset observed or claimed so far: the floor, if it is not fixed by the configuration."""
     highest: int | None = None
     """One past the highest offset observed."""
     claim: int | None = None
@@ -92,6 +96,8 @@ class SinkState:
     received: OffsetSet = field(default_factory=OffsetSet)
     again: list[OffsetSet] = field(default_factory=lambda: [OffsetSet() for _ in range(AGAIN_MAX)])
     """At or above ``log.read``: what was observed twice, three times, ...; judged when the log is read that far."""
+    again_told: OffsetSet = field(default_factory=OffsetSet)
+    """Of these, what is told when it turns out to be a duplicate."""
     open: dict[Cause, OffsetSet] = field(default_factory=lambda: {cause: OffsetSet() for cause in Cause})
     explained: dict[Reason, OffsetSet] = field(default_factory=lambda: {reason: OffsetSet() for reason in EXPLAINED})
     acknowledged: dict[Cause, OffsetSet] = field(default_factory=lambda: {cause: OffsetSet() for cause in Cause})
@@ -108,10 +114,14 @@ class SinkState:
     openings: list[Opening] = field(default_factory=list)
     stamps: dict[int, int] = field(default_factory=dict)
     moved_ms: int | None = None
-    """When the horizon last rose, by the clock that judges."""
+    """When the horizon last rose or had nothing ahead of it, by this worker's clock; not kept."""
     stalled: bool = False
     complete_ms: int | None = None
     told_duplicates_ms: int | None = None
+    gaps: dict[Cause, Gaps] = field(default_factory=lambda: {cause: Gaps() for cause in Cause})
+    """Of each open set; not kept."""
+    untidy: bool = True
+    """Whether an open set changed since :meth:`tidy`."""
 
     @property
     def horizon(self) -> int | None:
@@ -137,83 +147,84 @@ class SinkState:
         if self.is_repeat(observation):
             moved.repeat = True
             return moved
-        self.heard = True
         offsets = OffsetSet(observation.runs)
-        lowest = max(log.origin, self.floor or 0)
-        offsets.remove(0, lowest)
+        offsets.remove(0, max(log.origin, self.floor or 0))
         match observation.status:
             case Status.RECEIVED:
-                alertable = observation.source is not None
+                alertable = observation.source is not None and observation.sequence is not None
                 self._receive(offsets, log, moved, alertable)
             case Status.QUARANTINED:
                 self._explain(Reason.QUARANTINED, offsets, log, moved, tuple(Cause))
             case Status.UNOBSERVED:
                 self._explain(Reason.UNOBSERVED, offsets, log, moved, (Cause.NOT_RECEIVED,))
-            case Status.ACKNOWLEDGED:
-                self._acknowledge(offsets, moved, observation.undo)
+            case Status.ACKNOWLEDGED:  # somebody's decision, not the sink's word: it is not heard of by it
+                self._acknowledge(offsets, log, moved, observation.undo)
                 return moved
+        self.heard = True
+        self._note_lowest(observation, log)
         self._raise_horizon(observation, broker_ms, now_ms)
         return moved
 
     def _receive(self, offsets: OffsetSet, log: LogState, moved: Moved, alertable: bool) -> None:
-        unknown = offsets.within(log.read, 2**63)
         known = offsets.within(0, log.read)
         count = known.count
         records = log.without_absent(known)
-        moved.absent = count - records.count
-        self.absent_observed += moved.absent
+        self.absent_observed += count - records.count
         self._receive_records(records, moved, alertable)
-        self._receive_ahead(unknown, moved)
+        self._receive_ahead(offsets.within(log.read, END), alertable)
 
     def _receive_records(self, records: OffsetSet, moved: Moved, alertable: bool) -> None:
-        fresh = self._take_from(self.unread, records)
+        count = records.count
+        self._take_from(self.unread, records)
         for reason in EXPLAINED:
-            fresh += self._take_from(self.explained[reason], records)
-        for was in self.acknowledged.values():
-            _drop(was, records)
-        for cause, gap in self.open.items():
-            filled = _take(gap, records)
+            taken = self._take_from(self.explained[reason], records)
+            for was in self._beside(reason):
+                _drop(was, taken)
+        for cause in Cause:
+            filled = self._take_open(cause, records)
             if filled:
                 moved.filled[cause] = filled
-                fresh += filled.count
+                self._store_received(filled)
                 records.difference_update(filled)
-        edge = self.settled if self.settled is not None else 0
-        ahead = records.within(edge, 2**63)
-        new = ahead - self.received
+        new = records.within(self.settled or 0, END) - self.received
         self.received.update(new)
-        fresh += new.count
         records.difference_update(new)
-        self.observed += fresh
-        moved.received += fresh
+        self.observed += count - records.count
         if records:
             self._count_duplicates(records, alertable)
-            moved.duplicates += records.count
 
-    def _take_from(self, explained: OffsetSet, records: OffsetSet) -> int:
+    def _beside(self, reason: Reason) -> tuple[OffsetSet, ...]:
+        """What is noted of explained offsets and goes with them."""
+        if reason is Reason.ACKNOWLEDGED:
+            return tuple(self.acknowledged.values())
+        return (self.untold[reason],) if reason in self.untold else ()
+
+    def _take_from(self, source: OffsetSet, records: OffsetSet) -> OffsetSet:
         """Explained or unread offsets that arrive after all become received, silently."""
-        taken = _take(explained, records)
-        if not taken:
-            return 0
-        edge = self.settled if self.settled is not None else 0
-        self.received.update(taken.within(edge, 2**63))
-        records.difference_update(taken)
-        return taken.count
+        taken = _take(source, records)
+        if taken:
+            self._store_received(taken)
+            records.difference_update(taken)
+        return taken
 
-    def _receive_ahead(self, offsets: OffsetSet, moved: Moved) -> None:
-        """Above ``log.read`` it is not known yet which offsets are records: count how often each was observed."""
+    def _store_received(self, offsets: OffsetSet) -> None:
+        """Received is stored at and above ``settled`` only; below, it is what is left."""
+        self.received.update(offsets.within(self.settled or 0, END))
+
+    def _receive_ahead(self, offsets: OffsetSet, alertable: bool) -> None:
+        """Above ``log.read`` it is not known yet which offsets are records: remember how often each was observed."""
         for reason in EXPLAINED:
             taken = _take(self.explained[reason], offsets)
-            if taken and reason in self.untold:
-                self.untold[reason].difference_update(taken)
-        before = self.received.count
+            for was in self._beside(reason):
+                _drop(was, taken)
         for seen in (self.received, *self.again):
             carry = offsets & seen
             seen.update(offsets)
             offsets = carry
             if not offsets:
                 break
-        moved.received += self.received.count - before
-        self.observed += self.received.count - before
+            if alertable and seen is self.received:
+                self.again_told.update(offsets)
 
     def _count_duplicates(self, records: OffsetSet, alertable: bool) -> None:
         self.duplicates += records.count
@@ -223,7 +234,7 @@ class SinkState:
     def _explain(self, reason: Reason, offsets: OffsetSet, log: LogState, moved: Moved, causes: tuple[Cause, ...]) -> None:
         rest = offsets.copy()
         for cause in causes:
-            taken = _take(self.open[cause], rest)
+            taken = self._take_open(cause, rest)
             if taken:
                 moved.explained[cause] = taken
                 self._note_explained(reason, taken)
@@ -233,11 +244,13 @@ class SinkState:
             self._note_explained(reason, taken)
             self.untold[reason].update(taken)
             rest.difference_update(taken)
-        edge = self.settled if self.settled is not None else 0
-        rest.remove(0, edge)
+        count = rest.count
+        log.without_absent(rest)
+        if reason is Reason.QUARANTINED:
+            self.absent_observed += count - rest.count
+        rest.remove(0, self.settled or 0)
         for other in (*self.open.values(), *self.explained.values(), self.unread, self.received):
             _drop(rest, other)
-        log.without_absent(rest)
         self._note_explained(reason, rest)
         self.untold[reason].update(rest)
 
@@ -245,38 +258,71 @@ class SinkState:
         if offsets:
             self.explained[reason].update(offsets)
 
-    def _acknowledge(self, offsets: OffsetSet, moved: Moved, undo: bool) -> None:
+    def _acknowledge(self, offsets: OffsetSet, log: LogState, moved: Moved, undo: bool) -> None:
+        accepted = self.explained[Reason.ACKNOWLEDGED]
         if undo:
             for cause, was in self.acknowledged.items():
                 back = _take(was, offsets)
                 if back:
-                    self.explained[Reason.ACKNOWLEDGED].difference_update(back)
-                    self.open[cause].update(back)
+                    accepted.difference_update(back)
+                    self.add_open(cause, back, log)
                     moved.reopened[cause] = back
+            self.unread.update(_take(accepted, offsets))  # what was accepted without a cause was unread
             return
-        for cause, gap in self.open.items():
-            taken = _take(gap, offsets)
+        for cause in Cause:
+            taken = self._take_open(cause, offsets)
             if taken:
                 self.acknowledged[cause].update(taken)
                 self._note_explained(Reason.ACKNOWLEDGED, taken)
                 moved.explained[cause] = taken
-        self._note_explained(Reason.ACKNOWLEDGED, _take(self.unread, offsets))
+        moved.accepted = _take(self.unread, offsets)
+        self._note_explained(Reason.ACKNOWLEDGED, moved.accepted)
+
+    def add_open(self, cause: Cause, offsets: OffsetSet, log: LogState) -> None:
+        """Open these; the only way into an open set."""
+        if offsets:
+            self.open[cause].update(offsets)
+            self.gaps[cause].opened(offsets, log)
+            self.untidy = True
+
+    def _take_open(self, cause: Cause, wanted: OffsetSet) -> OffsetSet:
+        """Take out what is open of ``wanted``; the only way out of an open set."""
+        taken = _take(self.open[cause], wanted)
+        if taken:
+            self.gaps[cause].closed(taken, self.open[cause])
+            self.untidy = True
+        return taken
+
+    def find_gaps(self, log: LogState) -> None:
+        """Make what is not kept of the open sets, after they were loaded."""
+        for cause, offsets in self.open.items():
+            self.gaps[cause] = Gaps()
+            self.gaps[cause].opened(offsets, log)
+
+    # --- the horizon --------------------------------------------------------------------------------------------------
+
+    def _note_lowest(self, observation: Observation, log: LogState) -> None:
+        said = [self.lowest, observation.runs[0][0] if observation.runs else None, observation.claim]
+        lowest = min((offset for offset in said if offset is not None), default=None)
+        self.lowest = lowest if lowest is None else max(lowest, log.origin)
 
     def _raise_horizon(self, observation: Observation, broker_ms: int, now_ms: int) -> None:
-        before = self.horizon
+        before, unclaimed = self.horizon, self.claim is None
         if observation.runs:
-            stop = observation.runs[-1][1]
-            self.highest = max(stop, self.highest or 0)
+            self.highest = max(observation.runs[-1][1], self.highest or 0)
         if observation.claim is not None:
             self.claim = max(observation.claim, self.claim or 0)
         after = self.horizon
-        if after is None or (before is not None and after <= before and self.samples):
+        if after is None:
             return
+        if unclaimed and self.claim is not None:
+            # What was only observed counted as the horizon until now; a claim is the sink's own word and may be lower.
+            self.samples = [sample for sample in self.samples if sample.horizon <= after]
         if before is None or after > before:
             self.moved_ms = now_ms
-        if self.settled is not None and after <= self.settled:
-            return
-        self._sample(Sample(broker_ms, now_ms, after))
+        known = (self.settled, self.samples[-1].horizon if self.samples else None)
+        if all(horizon is None or after > horizon for horizon in known):
+            self._sample(Sample(broker_ms, now_ms, after))
 
     def _sample(self, sample: Sample) -> None:
         """Keep the horizon's history, in buckets; a merged sample takes the later time, so a verdict is late, never early."""
@@ -287,7 +333,8 @@ class SinkState:
             return
         self.samples.append(sample)
         if len(self.samples) > SAMPLES_MAX:
-            del self.samples[0]
+            # Neither the oldest goes, or under a steady stream none would ever grow as old as grace, nor the highest.
+            del self.samples[1:-1:2]
 
     # --- verdicts -----------------------------------------------------------------------------------------------------
 
@@ -308,21 +355,19 @@ class SinkState:
         return found
 
     def fix_floor(self, log: LogState) -> None:
-        """At the first verdict: the floor of the configuration, or the lowest offset observed or claimed."""
+        """At the first verdict: the floor of the configuration, or the lowest offset observed or claimed.
+
+        Never below what the log has forgotten: there nobody can tell any more which offsets hold records.
+        """
         if self.floor is None:
-            said = [self.received.first(), self.claim, *(explained.first() for explained in self.explained.values())]
-            lowest = min((offset for offset in said if offset is not None), default=log.read)
+            lowest = self.lowest if self.lowest is not None else log.read
             floor = self.policy.floor if self.policy.floor is not None else lowest
-            self.floor = max(floor, log.origin)
-            for offsets in (self.received, *self.explained.values(), *self.again):
+            self.floor = max(floor, log.origin, log.forgotten)
+            rest = (*self.explained.values(), *self.untold.values(), *self.again)
+            for offsets in (self.received, self.unread, self.again_told, *rest):
                 offsets.remove(0, self.floor)
         if self.settled is None:
             self.settled = self.floor
-
-    def candidates(self, stop: int, log: LogState) -> OffsetSet:
-        """Records of ``[settled, stop)`` that did not arrive and that nothing explains."""
-        assert self.settled is not None
-        return self.unaccounted(self.settled, stop, log)
 
     def unaccounted(self, first: int, stop: int, log: LogState) -> OffsetSet:
         """Records of ``[first, stop)``, ``first`` not below ``settled``, that are in no set of this sink."""
@@ -332,6 +377,17 @@ class SinkState:
         for known in (*self.explained.values(), *self.open.values(), self.unread):
             _drop(lacking, known)
         return log.without_absent(lacking)
+
+    def first_unaccounted(self, first: int, stop: int, log: LogState) -> int | None:
+        """The lowest offset of :meth:`unaccounted`; looks no further than needed, however far behind the sink is."""
+        width = CHUNK
+        while first < stop:
+            edge = min(stop, first + width)
+            found = self.unaccounted(first, edge, log).first()
+            if found is not None:
+                return found
+            first, width = edge, 2 * width
+        return None
 
     def settle(self, stop: int, look: Look | None, log: LogState) -> dict[Cause, OffsetSet]:
         """Judge ``[settled, stop)``; what did not arrive goes where the look found it. Returns what is newly open."""
@@ -363,61 +419,85 @@ class SinkState:
         opened[Cause.UNREADABLE] = take(OffsetSet(look.unreadable) | log.unreadable)
         opened[Cause.NOT_RECEIVED] = lacking
         for cause, offsets in opened.items():
-            self.open[cause].update(offsets)
+            self.add_open(cause, offsets, log)
         return {cause: offsets for cause, offsets in opened.items() if offsets}
 
     def vanish(self, offsets: OffsetSet, log: LogState) -> OffsetSet:
-        """Two agreeing snapshots lack these: what was received is open as ``vanished``. Returns what is newly open."""
-        gone = offsets.within(self.floor or log.origin, self.settled or 0)
-        for known in (*self.explained.values(), *self.open.values(), self.unread):
-            _drop(gone, known)
-        ahead = offsets & self.received
+        """Two agreeing snapshots lack these: what was received is open as ``vanished``. Returns what is newly open.
+
+        Only what the log still holds is judged: below its start nobody can tell any more which offsets hold records.
+        """
+        ahead = (offsets & self.received).within(0, log.read)
+        gone = OffsetSet()
+        if self.settled is not None:
+            lowest = max(self.floor or 0, log.origin, log.start)
+            gone = offsets.within(min(lowest, self.settled), self.settled)
+            for known in (*self.explained.values(), *self.open.values(), self.unread):
+                _drop(gone, known)
         self.received.difference_update(ahead)
         gone = log.without_absent(gone | ahead)
-        self.open[Cause.VANISHED].update(gone)
+        self.add_open(Cause.VANISHED, gone, log)
         return gone
 
     # --- the log moves ------------------------------------------------------------------------------------------------
 
-    def expire_below(self, start: int) -> OffsetSet:
+    def expire_below(self, log: LogState) -> OffsetSet:
         """The log start passed: what was still in Kafka no longer is."""
-        gone = self.open[Cause.NOT_RECEIVED].within(0, start)
-        if gone:
-            self.open[Cause.NOT_RECEIVED].difference_update(gone)
-            self.open[Cause.EXPIRED].update(gone)
+        waiting = self.open[Cause.NOT_RECEIVED]
+        first = waiting.first()
+        if first is None or first >= log.start:
+            return OffsetSet()
+        gone = self._take_open(Cause.NOT_RECEIVED, waiting.within(0, log.start))
+        self.add_open(Cause.EXPIRED, gone, log)
         return gone
+
+    def note_unread(self, unread: OffsetSet, log: LogState) -> None:
+        """Retention removed these before the reader got to them; what was said of them ahead of it stands."""
+        lost = unread.within(max(self.floor or 0, log.origin), END)
+        for said in (self.received, *self.explained.values()):
+            _drop(lost, said)
+        self.unread.update(lost)
 
     def log_read_to(self, log: LogState, before: int) -> None:
         """The log was read on from ``before``: which of the offsets observed ahead of it are records is known now."""
         for offsets in (self.received, *self.explained.values()):
-            if offsets and (offsets.last() or 0) >= before:
-                part = offsets.within(before, log.read)
-                absent = part - log.without_absent(part.copy())
-                if absent:
-                    offsets.difference_update(absent)
-                    self.absent_observed += absent.count
-                    self.observed -= absent.count
+            if (offsets.last() or 0) < before:
+                continue
+            ahead = offsets.within(before, log.read)
+            records = log.without_absent(ahead.copy())
+            offsets.difference_update(ahead - records)
+            if offsets is self.received:
+                self.observed += records.count
+            if offsets is not self.explained[Reason.UNOBSERVED]:
+                self.absent_observed += ahead.count - records.count
         for level in self.again:
-            twice = log.without_absent(level.within(0, log.read))
+            twice = level.within(0, log.read)
+            if not twice:
+                continue
             level.remove(0, log.read)
-            if twice:
-                self._count_duplicates(twice, alertable=True)
+            count = twice.count
+            log.without_absent(twice)
+            self.absent_observed += count - twice.count
+            self.duplicates += twice.count
+            if self.policy.tell_duplicates:
+                self.untold_duplicates.update(twice & self.again_told)
+        self.again_told.remove(0, log.read)
 
     def truncate(self, offset: int) -> dict[Cause, OffsetSet]:
         """The log lost everything from ``offset`` on: forget it. Returns what was open there."""
         closed = {}
-        for cause, gap in self.open.items():
-            lost = gap.within(offset, 2**63)
+        for cause in Cause:
+            lost = self._take_open(cause, self.open[cause].within(offset, END))
             if lost:
                 closed[cause] = lost
-                gap.difference_update(lost)
         rest = (*self.explained.values(), *self.acknowledged.values(), *self.untold.values(), *self.again)
-        for offsets in (self.received, self.unread, self.untold_duplicates, *rest):
-            offsets.remove(offset, 2**63)
+        for offsets in (self.received, self.unread, self.untold_duplicates, self.again_told, *rest):
+            offsets.remove(offset, END)
         self.highest = min(self.highest, offset) if self.highest is not None else None
         self.claim = min(self.claim, offset) if self.claim is not None else None
         self.settled = min(self.settled, offset) if self.settled is not None else None
         self.floor = min(self.floor, offset) if self.floor is not None else None
+        self.lowest = min(self.lowest, offset) if self.lowest is not None else None
         self.samples = [Sample(s.broker_ms, s.worker_ms, min(s.horizon, offset)) for s in self.samples]
         return closed
 
@@ -430,11 +510,44 @@ class SinkState:
             everything.update(gap)
         return everything
 
-    def tidy(self) -> None:
-        """Drop openings and record times of which nothing is open any more."""
+    def remember(self, opening: Opening) -> None:
+        """Keep what listings need of a ``gap.opened``; beyond :data:`OPENINGS_MAX` neighbours are joined, coarser, never wrong."""
+        self.openings.append(opening)
+        if len(self.openings) > OPENINGS_MAX:
+            ordered = sorted(self.openings, key=lambda o: (o.cause, o.first))
+            self.openings = []
+            for one, other in zip(ordered[::2], [*ordered[1::2], None], strict=False):
+                self.openings += _joined(one, other)
+
+    def tidy(self, log: LogState) -> None:
+        """Drop openings and record times of which nothing is open any more; cut the others to what is."""
+        if not self.untidy:
+            return
+        self.untidy = False
         everything = self.missing()
-        self.openings = [o for o in self.openings if everything.count_within(o.first, o.stop)]
+        self.openings = [o for o in self.openings if self._cut(o, everything, log)]
         self.stamps = {offset: ms for offset, ms in self.stamps.items() if offset in everything}
+
+    def _cut(self, opening: Opening, everything: OffsetSet, log: LogState) -> bool:
+        """Let an opening begin at what is still open of it, so that what was filled holds nothing back; False: nothing is."""
+        first = next((first for first, _ in everything.runs(opening.first, opening.stop)), None)
+        if first is None:
+            return False
+        if first > opening.first:
+            opening.first = first
+            times = (opening.lowest_ms, log.timeline.lowest_from(first))
+            opening.lowest_ms = max((ms for ms in times if ms is not None), default=None)
+        return True
+
+
+def _joined(one: Opening, other: Opening | None) -> list[Opening]:
+    """One opening for two of the same cause: from the first on, since the earlier, not older than the older."""
+    if other is None or other.cause is not one.cause:
+        return [one] if other is None else [one, other]
+    lowest = None if one.lowest_ms is None or other.lowest_ms is None else min(one.lowest_ms, other.lowest_ms)
+    earlier = min(one, other, key=lambda o: (o.opened_at_ms, o.sequence))
+    stop = max(one.stop, other.stop)
+    return [Opening(earlier.sequence, one.cause, min(one.first, other.first), stop, earlier.opened_at_ms, lowest)]
 
 
 def _take(source: OffsetSet, wanted: OffsetSet) -> OffsetSet:

@@ -9,7 +9,9 @@ from typing import Any
 import faust
 import structlog
 from faust.app.base import BootStrategy
+from faust.tables.manager import TableManager
 from faust.types import TP, ServiceT
+from faust.web.drivers.aiohttp import Web
 from mode import Service
 
 from stream_app.config import Config
@@ -217,7 +219,9 @@ def create_app(config: Config, existing: Iterable[str] = ()) -> GapstreamApp:
     rules = {topic: one.rules for topic, one in plan.topics.items()}
     app.owners = OwnedPartitions(reader, app.topic_names, rules, app.kafka_connection, clock_ms)
     app.cluster = ClusterService(app, plan, topics, reader, clock_ms)
-    app.state_tables = {topic: app.tables.add(StateTable(app, topic)) for topic in plan.topics}
+    app.state_tables = {topic: StateTable(app, topic) for topic in plan.topics}
+    for table in app.state_tables.values():
+        app.tables.add(table)
     for names in app.topic_names.values():
         add_agents(app, names, app.owners)
     _wire_owners(app, plan, reader, topics, clock_ms)
@@ -225,6 +229,7 @@ def create_app(config: Config, existing: Iterable[str] = ()) -> GapstreamApp:
         app.owners.rows, app.telemetry.counters, app.view, clock_ms, granularity=config.metrics.granularity, labels=config.metrics.labels
     )
     app.backend = Backend(app, app.owners, app.view, metrics, clock_ms, lambda: app.cluster.trouble)
+    assert isinstance(app.web, Web)
     install(app.web.web_app, Api(app.backend, config.http, metrics_need_token=config.metrics.require_token))
     return app
 
@@ -240,6 +245,7 @@ def _wire_owners(app: GapstreamApp, plan: Plan, reader: LogReader, topics: Topic
 
     def drop(topic: str, partition: int) -> None:
         app.state_tables[topic].store.drop(partition)
+        assert isinstance(app.tables, TableManager)
         app.tables.recovery.revoke(TP(app.topic_names[topic].changelog, partition))
 
     readings = {topic: one.reading for topic, one in plan.topics.items()}

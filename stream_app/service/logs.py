@@ -35,12 +35,13 @@ class OncePerMinute(logging.Filter):
 def configure(level: str, as_json: bool) -> None:
     """Log to stderr; ``level`` is for our own lines, libraries log warnings and errors (everything at ``debug``)."""
     number = logging.getLevelNamesMapping()[level.upper()]
-    shared = [
+    shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=30)
+    text = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=30)
+    renderer = structlog.processors.JSONRenderer() if as_json else text
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
         processors=[

@@ -175,6 +175,7 @@ class PartitionOwner:
     def _forget(self, trouble: str) -> None:
         self._ledger = None
         self.rows = []
+        self.flushed_read = self.flushed_observed = None
         self.trouble = trouble
         self.context.telemetry.forgotten(self.topic, self.partition)
         self.context.port.stop_reading(self.topic, self.partition)
@@ -260,7 +261,7 @@ class PartitionOwner:
         await self._hear(ledger)
         self._ledger = ledger
         port.read_from(self.topic, self.partition, ledger.log.read, ledger.log.topic_id, ledger.log.leader_epoch)
-        self.flushed_read = self.flushed_observed = None
+        self._wake.set()
 
     async def _policies(self, ends: LogEnds) -> dict[str, Policy]:
         """With floors for this partition; they count for sinks that it has not known before."""
@@ -433,9 +434,10 @@ class PartitionOwner:
         started = asyncio.get_running_loop().time()
         self._flushed_at = started
         told = ledger.take_events()
-        changes = self._codec.changes(ledger, force=bool(told))
+        first = self.flushed_read is None  # whoever takes over says so, even if nothing else changed
+        changes = self._codec.changes(ledger, force=bool(told) or first)
         positions = ledger.log.read, ledger.observed_to
-        if not changes and not told:
+        if not changes and not told and not first:
             return
         now = context.clock_ms()
         rows = report.rows(ledger, now)

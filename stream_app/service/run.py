@@ -16,7 +16,12 @@ from pathlib import Path
 
 import structlog
 
-from stream_app.service.app import GapstreamApp
+from stream_app.config import Config
+from stream_app.kafka.topics import Topics, TopicsUnavailable
+from stream_app.service.app import RETRY_SECONDS, GapstreamApp
+from stream_app.service.metrics import Counters
+from stream_app.service.plan import plan as make_plan
+from stream_app.service.telemetry import Telemetry
 
 log = structlog.get_logger("gapstream")
 
@@ -93,6 +98,21 @@ def check_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as exc:
             raise PortInUseError(f"http.port: {host}:{port} can't be used ({exc.strerror}); name another port") from exc
+
+
+async def find_patterns(config: Config) -> list[str]:
+    """Topics of the cluster, where the configuration has patterns to be resolved; waits for brokers to answer."""
+    if not config.patterns():
+        return []
+    plan = make_plan(config)
+    topics = Topics(plan.confluent, plan.app_id, plan.internal)
+    telemetry = Telemetry(Counters())
+    while True:
+        try:
+            return list((await topics.find()).partitions)
+        except TopicsUnavailable as exc:
+            telemetry.trouble("waiting for Kafka, to resolve patterns of topics", reason=str(exc))
+            await asyncio.sleep(RETRY_SECONDS)
 
 
 async def run(app: GapstreamApp) -> int:

@@ -153,17 +153,17 @@ class Life:
 
     async def _run(self) -> None:
         while True:
+            producer = self._producer = AIOKafkaProducer(**self._connection, acks="all", linger_ms=0, request_timeout_ms=5000)
             try:
-                self._producer = AIOKafkaProducer(**self._connection, acks="all", linger_ms=0, request_timeout_ms=5000)
-                await self._producer.start()
+                await producer.start()
                 while True:
-                    await self._say(self._producer, stopped=False)
+                    await self._say(producer, stopped=False)
                     await asyncio.sleep(LIFE_SECONDS)
             except (KafkaError, OSError) as exc:
                 log.info("no sign of life could be written", reason=str(exc))
             await asyncio.sleep(RETRY_SECONDS)
             with contextlib.suppress(KafkaError):  # it is given up either way
-                await self._producer.stop()
+                await producer.stop()
 
     async def _say(self, producer: AIOKafkaProducer, *, stopped: bool) -> None:
         record = self._record(stopped)

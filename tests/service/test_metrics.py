@@ -102,7 +102,7 @@ def test_the_log_is_a_sink_and_tells_its_offsets_once() -> None:
 
 
 def test_what_is_unknown_is_absent_but_for_the_flag_that_says_so() -> None:
-    nothing = dict.fromkeys(("horizon_offset", "observed", "missing", "gaps", "duplicates", "lag", "end_read_ms"))
+    nothing: dict[str, Any] = dict.fromkeys(("horizon_offset", "observed", "missing", "gaps", "duplicates", "lag", "end_read_ms"))
     silent = row(heard=False, complete_known=False, **nothing)
     scrape = Scrape(silent)
     told = {s.name for family in scrape.families.values() for s in family.samples if "sink" in s.labels}

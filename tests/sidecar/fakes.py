@@ -17,7 +17,10 @@ Told = Callable[[KafkaError | None, Any], None]
 
 
 class FakeProducer:
-    """Acknowledges at the next ``poll``, unless ``holding``; ``failures`` are answered first, ``refusals`` raised first."""
+    """Acknowledges at the next ``poll``, unless it holds; ``failures`` are answered first, ``refusals`` raised first.
+
+    ``missing``: partitions that it does not know.
+    """
 
     def __init__(self, journal: list[str]) -> None:
         self.journal = journal
@@ -26,6 +29,7 @@ class FakeProducer:
         self.acknowledged: list[tuple[str, int, bytes]] = []
         self.failures: deque[KafkaError] = deque()
         self.refusals: deque[Exception] = deque()
+        self.missing: set[tuple[str, int]] = set()
         self.changed = threading.Condition()
         self.purged = False
         self._holding = False
@@ -44,6 +48,8 @@ class FakeProducer:
         with self.changed:
             if self.refusals:
                 raise self.refusals.popleft()
+            if (topic, partition) in self.missing:
+                raise KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION))
             record = (topic, partition, value)
             self.records.append(record)
             self._open.append((record, on_delivery))

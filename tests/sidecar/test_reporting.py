@@ -130,16 +130,20 @@ def test_what_the_client_does_not_take_is_held_back(bench: Bench, error: Excepti
 
 
 @pytest.mark.usefixtures("patient")
-def test_a_partition_that_fails_does_not_hold_up_the_others(bench: Bench) -> None:
+def test_a_partition_that_is_missing_does_not_hold_up_the_others(bench: Bench) -> None:
     sidecar = bench.sidecar()
-    bench.producer.refusals.append(KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION)))
+    where = ("gapstream.observations.orders", 9)
+    bench.producer.missing.add(where)
     sidecar.received("orders", 9, 1)
     assert not sidecar.flush(timeout=0)
-    sidecar.received("orders", 0, 1)
-    bench.producer.refusals.extend([KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION))] * 1)
     sidecar.received("orders", 9, 2)
+    sidecar.received("orders", 9, 3)
+    sidecar.received("orders", 0, 1)
     assert not sidecar.flush(timeout=0.2)
     assert [one["partition"] for one in bench.producer.said()] == [0]
+    bench.producer.missing.remove(where)
+    assert sidecar.flush()
+    assert [(one["sequence"], one["runs"]) for one in bench.producer.said() if one["partition"] == 9] == [(1, [[1, 1]]), (2, [[2, 3]])]
 
 
 @pytest.mark.usefixtures("patient", "hasty")
@@ -182,7 +186,9 @@ def test_without_brokers_the_backlog_is_bounded_and_the_rest_is_told_as_unobserv
     bench.producer.release()
     assert sidecar.flush()
     said = bench.producer.said()
-    told = {status: {o for one in said if one["status"] == status for a, b in one["runs"] for o in range(a, b + 1)} for status in ("received", "unobserved")}
+    told: dict[str, set[int]] = {"received": set(), "unobserved": set()}
+    for one in said:
+        told[one["status"]].update(offset for first, last in one["runs"] for offset in range(first, last + 1))
     assert told["received"] | told["unobserved"] >= set(range(0, 40_000, 2))
     assert told["received"] <= set(range(0, 40_000, 2))
     assert [one["sequence"] for one in said] == list(range(1, len(said) + 1))
@@ -191,10 +197,12 @@ def test_without_brokers_the_backlog_is_bounded_and_the_rest_is_told_as_unobserv
 
 def test_many_threads_report_everything_once(bench: Bench) -> None:
     sidecar = bench.sidecar()
-    threads = [
-        threading.Thread(target=lambda start: [sidecar.received("orders", 0, offset) for offset in range(start, 4_000, 4)], args=(start,))
-        for start in range(4)
-    ]
+
+    def report(start: int) -> None:
+        for offset in range(start, 4_000, 4):
+            sidecar.received("orders", 0, offset)
+
+    threads = [threading.Thread(target=report, args=(start,)) for start in range(4)]
     for one in threads:
         one.start()
     for one in threads:
@@ -277,7 +285,8 @@ def test_a_whole_consumer_configuration_makes_a_safe_producer() -> None:
     }  # fmt: skip
     made = producer_settings(conf, 16 << 20)
     assert (made["bootstrap.servers"], made["security.protocol"], made["sasl.password"]) == ("a:1", "SASL_SSL", "x")
-    assert (made["acks"], made["enable.idempotence"], made["message.timeout.ms"], made["allow.auto.create.topics"]) == ("all", True, 0, False)
+    assert (made["acks"], made["enable.idempotence"], made["message.timeout.ms"]) == ("all", True, 0)
+    assert made["allow.auto.create.topics"] is False
     assert made["queue.buffering.max.kbytes"] == 16 << 10
     assert not {"group.id", "enable.auto.commit", "auto.offset.reset", "fetch.min.bytes", "retries", "error_cb", "on_commit"} & set(made)
 
@@ -292,7 +301,7 @@ def test_a_fault_inside_does_not_reach_the_host(bench: Bench, monkeypatch: pytes
     sidecar.received("orders", 0, 1)
     sidecar.quarantined("orders", 0, 1)
     assert sidecar.stats.failed == 2
-    assert caplog.text.count("a bug") == 1  # said once a minute
+    assert len(caplog.records) == 1  # said once a minute
 
 
 def test_the_thread_outlives_a_fault(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,46 @@
+"""Complete through: the record time up to which every record of a log is received or explained, for one sink."""
+
+from __future__ import annotations
+
+from stream_app.core.log import LogState
+from stream_app.core.sink import SinkState
+
+
+def bound(log: LogState, sink: SinkState, lateness_ms: int, *, is_log: bool) -> tuple[int | None, bool]:
+    """(record time up to which nothing is unresolved, None: to the log's end; whether it is known at all).
+
+    Unknown, and then as it was told last, while the sink was not heard of, its floor is not fixed, the log was never read to
+    its end, or the time of something unresolved is not known.
+    """
+    told = (sink.complete_ms, sink.complete_ms is not None)
+    if log.end_read_ms is None or not (is_log or (sink.horizon is not None and sink.floor is not None)):
+        return told
+    held: list[int | None] = [None if opening.lowest_ms is None else opening.lowest_ms - 1 for opening in sink.openings]
+    if log.unread if is_log else sink.unread:
+        held.append(log.unread_held_ms)
+    first = log.read if is_log else _first_in_flight(log, sink)
+    if first < log.bound:
+        lowest = log.timeline.lowest_from(first) if first < log.read else log.latest_ms
+        held.append(None if lowest is None else lowest - 1)
+    known = [ms for ms in held if ms is not None]
+    if len(known) < len(held):
+        return told
+    if not known:
+        return None, True
+    return max(min(known) - lateness_ms, sink.complete_ms or 0), True
+
+
+def through(log: LogState, sink: SinkState, lateness_ms: int, *, is_log: bool) -> int | None:
+    """Complete through as of when the log's end was last read; what was said before never falls, so it is part of the state."""
+    held, known = bound(log, sink, lateness_ms, is_log=is_log)
+    if not known or log.end_read_ms is None:
+        return sink.complete_ms
+    reached = log.end_read_ms - lateness_ms
+    return max(reached if held is None else min(reached, held), sink.complete_ms or 0)
+
+
+def _first_in_flight(log: LogState, sink: SinkState) -> int:
+    """First record that is neither received nor explained nor open; the log's read offset when there is none."""
+    start = sink.settled if sink.settled is not None else sink.floor
+    first = None if start is None else sink.first_unaccounted(start, log.read, log)
+    return log.read if first is None else first

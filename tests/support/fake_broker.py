@@ -1,0 +1,322 @@
+"""Brokers that answer as told: what a real one does only by accident, and never when a test asks for it.
+
+They speak Kafka's protocol by Kafka's own message descriptions. Not imitated: sessions, quotas, followers, compaction,
+transactions (a log's markers and its list of aborted transactions are given by hand), long polls that several partitions wait for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.support.kafka_messages import Message
+
+FETCH, LIST_OFFSETS, METADATA, API_VERSIONS, EPOCH_END = 1, 2, 3, 18, 23
+_NAMES = {
+    FETCH: "Fetch",
+    LIST_OFFSETS: "ListOffsets",
+    METADATA: "Metadata",
+    API_VERSIONS: "ApiVersions",
+    EPOCH_END: "OffsetForLeaderEpoch",
+}
+KAFKA_4_1 = {FETCH: (4, 18), LIST_OFFSETS: (1, 11), METADATA: (0, 13), API_VERSIONS: (0, 4), EPOCH_END: (2, 4)}
+
+_OUT_OF_RANGE, _UNKNOWN_TOPIC, _NOT_LEADER, _FENCED, _UNKNOWN_EPOCH, _UNKNOWN_ID = 1, 3, 6, 74, 75, 100
+
+
+@dataclass
+class FakeLog:
+    """One partition. ``batches`` are in offset order; the end follows from them unless it is set."""
+
+    batches: list[bytes] = field(default_factory=list)
+    start: int = 0
+    end: int | None = None
+    """High watermark."""
+    stable: int | None = None
+    """Last stable offset; default: the end."""
+    aborted: list[tuple[int, int]] = field(default_factory=list)
+    leader: int = 0
+    epoch: int = 0
+    epoch_ends: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Answers to OffsetForLeaderEpoch that differ from (asked epoch, end)."""
+    faults: list[int] = field(default_factory=list)
+    """Error codes that the next fetches get instead of records."""
+    silent: bool = False
+    """Give no records, without an error."""
+
+    @property
+    def high_watermark(self) -> int:
+        """As Fetch and ListOffsets tell it."""
+        return self.end if self.end is not None else max((_last(one) + 1 for one in self.batches), default=self.start)
+
+    @property
+    def last_stable(self) -> int:
+        """Likewise."""
+        return self.high_watermark if self.stable is None else self.stable
+
+
+@dataclass
+class FakeTopic:
+    """One topic."""
+
+    topic_id: bytes
+    logs: dict[int, FakeLog]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request that came in."""
+
+    node: int
+    connection: int
+    """Number of the connection, counted over all nodes."""
+    api: int
+    version: int
+    body: dict[str, Any]
+
+
+class FakeCluster:
+    """``async with`` starts and stops it; change its attributes at will while it runs, then call :meth:`changed`."""
+
+    def __init__(self, nodes: int = 1) -> None:
+        self.topics: dict[str, FakeTopic] = {}
+        self.offered: dict[int, tuple[int, int]] = dict(KAFKA_4_1)
+        self.asked: list[Asked] = []
+        self.send_in_pieces_of: int | None = None
+        self.damage: Callable[[Asked, bytes], bytes] = lambda _, records: records
+        """What is done to the records of an answer on their way."""
+        self.tamper: Callable[[Asked, bytes], bytes | None] = lambda _, answer: answer
+        """What is done to a whole answer (without its size); None: the connection is closed instead."""
+        self.partial_batches = False
+        """Cut an answer at the size asked for, as brokers did before Fetch v3, and end it inside a batch."""
+        self.metadata_faults: list[int] = []
+        """Error codes that the next metadata answers give for every topic."""
+        self._nodes = nodes
+        self._servers: list[asyncio.Server] = []
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._connections = 0
+        self._changed = asyncio.Event()
+
+    async def __aenter__(self) -> FakeCluster:
+        """Listens on a free port of loopback per node."""
+        for node in range(self._nodes):
+            self._servers.append(await asyncio.start_server(lambda r, w, node=node: self._serve(node, r, w), "127.0.0.1", 0))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Closes everything."""
+        for server in self._servers:
+            server.close()
+        self.drop_connections()
+        for server in self._servers:
+            await server.wait_closed()
+
+    # --------------------------------------------------------------------------------------------------- control
+
+    def add(self, topic: str, *logs: FakeLog, topic_id: bytes | None = None) -> FakeTopic:
+        """Makes a topic with these partitions."""
+        made = FakeTopic(topic_id or topic.encode().ljust(16, b".")[:16], dict(enumerate(logs)))
+        self.topics[topic] = made
+        return made
+
+    def address(self, node: int = 0) -> tuple[str, int]:
+        """Host and port."""
+        host, port = self._servers[node].sockets[0].getsockname()[:2]
+        return str(host), int(port)
+
+    def changed(self) -> None:
+        """Wakes the fetches that wait at the end of a log."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def drop_connections(self) -> None:
+        """Closes all that are open."""
+        for writer in [*self._writers]:
+            writer.transport.abort()
+
+    def stop_node(self, node: int) -> None:
+        """Listens no more; its connections are dropped by :meth:`drop_connections`."""
+        self._servers[node].close()
+
+    def requests(self, api: int) -> list[Asked]:
+        """Those that came in."""
+        return [one for one in self.asked if one.api == api]
+
+    # ---------------------------------------------------------------------------------------------------- serving
+
+    async def _serve(self, node: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections += 1
+        number = self._connections
+        self._writers.add(writer)
+        try:
+            while True:
+                size = int.from_bytes(await reader.readexactly(4), "big")
+                answer = await self._answer(node, number, await reader.readexactly(size))
+                if answer is None:
+                    return
+                await self._send(writer, len(answer).to_bytes(4, "big") + answer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        finally:
+            self._writers.discard(writer)
+            writer.close()
+
+    async def _send(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        step = self.send_in_pieces_of or len(data)
+        for at in range(0, len(data), step):
+            writer.write(data[at : at + step])
+            await writer.drain()
+            if self.send_in_pieces_of:
+                await asyncio.sleep(0)
+
+    async def _answer(self, node: int, number: int, request: bytes) -> bytes | None:
+        api, version, correlation, size = struct.unpack_from(">hhih", request)
+        low, high = self.offered.get(api, (0, -1))
+        if api == API_VERSIONS and not low <= version <= high:
+            return struct.pack(">i", correlation) + Message("ApiVersionsResponse").encode(0, {"ErrorCode": 35})
+        if not low <= version <= high:
+            return None
+        message = Message(_NAMES[api] + "Request")
+        flexible = message.is_flexible(version)
+        body = message.decode(version, request[10 + size + flexible :])
+        asked = Asked(node, number, api, version, body)
+        self.asked.append(asked)
+        value = await {FETCH: self._fetch, LIST_OFFSETS: self._offsets, METADATA: self._metadata, EPOCH_END: self._epochs}.get(
+            api, self._versions
+        )(asked)
+        tags = b"\0" if flexible and api != API_VERSIONS else b""
+        answer = struct.pack(">i", correlation) + tags + Message(_NAMES[api] + "Response").encode(version, value)
+        return self.tamper(asked, answer)
+
+    async def _versions(self, _: Asked) -> dict[str, Any]:
+        return {"ApiKeys": [{"ApiKey": api, "MinVersion": low, "MaxVersion": high} for api, (low, high) in self.offered.items()]}
+
+    async def _metadata(self, asked: Asked) -> dict[str, Any]:
+        fault = self.metadata_faults.pop(0) if self.metadata_faults else 0
+        names = self.topics if asked.body["Topics"] is None else [one["Name"] for one in asked.body["Topics"]]
+        return {
+            "Brokers": [{"NodeId": node, "Host": self.address(node)[0], "Port": self.address(node)[1]} for node in self._alive()],
+            "ClusterId": "fake",
+            "Topics": [self._topic(asked.version, name, fault) for name in names],
+        }
+
+    def _alive(self) -> Iterable[int]:
+        return (node for node, server in enumerate(self._servers) if server.is_serving())
+
+    def _topic(self, version: int, name: str, fault: int) -> dict[str, Any]:
+        topic = self.topics.get(name)
+        if topic is None or fault:
+            return {"Name": name, "ErrorCode": fault or _UNKNOWN_TOPIC}
+        partitions = [
+            {"PartitionIndex": index, "LeaderId": log.leader, "ReplicaNodes": [0], "IsrNodes": [0]}
+            | ({"LeaderEpoch": log.epoch} if version >= 7 else {})
+            for index, log in topic.logs.items()
+        ]
+        return {"Name": name, "Partitions": partitions} | ({"TopicId": topic.topic_id} if version >= 10 else {})
+
+    async def _offsets(self, asked: Asked) -> dict[str, Any]:
+        (topic,) = asked.body["Topics"]
+        (wanted,) = topic["Partitions"]
+        log = self.topics[topic["Name"]].logs[wanted["PartitionIndex"]]
+        error = self._refused(asked, log, wanted.get("CurrentLeaderEpoch", -1))
+        end = log.last_stable if asked.body["IsolationLevel"] else log.high_watermark
+        offset = -1 if error else log.start if wanted["Timestamp"] == -2 else end
+        told = {"PartitionIndex": wanted["PartitionIndex"], "ErrorCode": error, "Offset": offset}
+        return {"Topics": [{"Name": topic["Name"], "Partitions": [told]}]}
+
+    async def _epochs(self, asked: Asked) -> dict[str, Any]:
+        (topic,) = asked.body["Topics"]
+        (wanted,) = topic["Partitions"]
+        log = self.topics[topic["Topic"]].logs[wanted["Partition"]]
+        error = self._refused(asked, log, wanted["CurrentLeaderEpoch"])
+        epoch, end = log.epoch_ends.get(wanted["LeaderEpoch"], (wanted["LeaderEpoch"], log.high_watermark))
+        told = {"Partition": wanted["Partition"], "ErrorCode": error, "LeaderEpoch": epoch, "EndOffset": end}
+        return {"Topics": [{"Topic": topic["Topic"], "Partitions": [told]}]}
+
+    def _refused(self, asked: Asked, log: FakeLog, epoch: int) -> int:
+        if log.leader != asked.node:
+            return _NOT_LEADER
+        if epoch >= 0 and epoch != log.epoch:
+            return _FENCED if epoch < log.epoch else _UNKNOWN_EPOCH
+        return 0
+
+    # ------------------------------------------------------------------------------------------------------ fetch
+
+    async def _fetch(self, asked: Asked) -> dict[str, Any]:
+        answer, filled = self._fetch_now(asked)
+        if not filled:
+            changed = self._changed
+            try:
+                async with asyncio.timeout(asked.body["MaxWaitMs"] / 1000):
+                    await changed.wait()
+            except TimeoutError:
+                return answer
+            answer, _ = self._fetch_now(asked)
+        return answer
+
+    def _fetch_now(self, asked: Asked) -> tuple[dict[str, Any], bool]:
+        left = asked.body["MaxBytes"]
+        responses, filled, first = [], False, True
+        for topic in asked.body["Topics"]:
+            sections = []
+            for wanted in topic["Partitions"]:
+                section = self._section(asked, topic, wanted, left, first)
+                size = len(section["Records"] or b"")
+                filled = filled or size > 0 or bool(section.get("ErrorCode")) or "DivergingEpoch" in section
+                first = first and size == 0
+                left = max(0, left - size)
+                sections.append(section)
+            responses.append({key: topic[key] for key in ("Topic", "TopicId") if key in topic} | {"Partitions": sections})
+        return {"Responses": responses}, filled
+
+    def _section(self, asked: Asked, topic: dict[str, Any], wanted: dict[str, Any], left: int, first: bool) -> dict[str, Any]:
+        empty = {"PartitionIndex": wanted["Partition"], "HighWatermark": -1, "LastStableOffset": -1, "LogStartOffset": -1, "Records": b""}
+        if "TopicId" in topic:
+            found = next((one for one in self.topics.values() if one.topic_id == topic["TopicId"]), None)
+            missing = _UNKNOWN_ID
+        else:
+            found, missing = self.topics.get(topic["Topic"]), _UNKNOWN_TOPIC
+        log = found.logs.get(wanted["Partition"]) if found is not None else None
+        if log is None:
+            return empty | {"ErrorCode": missing}
+        offset = wanted["FetchOffset"]
+        error = self._refused(asked, log, wanted.get("CurrentLeaderEpoch", -1)) or (log.faults.pop(0) if log.faults else 0)
+        if not error and not log.start <= offset <= log.high_watermark:
+            error = _OUT_OF_RANGE
+        if error:
+            return empty | {"ErrorCode": error}
+        ends = {"HighWatermark": log.high_watermark, "LastStableOffset": log.last_stable, "LogStartOffset": log.start}
+        fetched = wanted.get("LastFetchedEpoch", -1)
+        epoch, end = log.epoch_ends.get(fetched, (fetched, log.high_watermark))
+        if fetched >= 0 and (epoch < fetched or end < offset):
+            return empty | ends | {"DivergingEpoch": {"Epoch": epoch, "EndOffset": end}}
+        committed = asked.body["IsolationLevel"] == 1
+        bound = log.last_stable if committed else log.high_watermark
+        records = b"" if log.silent else self._records(log, offset, bound, min(left, wanted["PartitionMaxBytes"]), first)
+        aborted = [{"ProducerId": producer, "FirstOffset": at} for producer, at in log.aborted] if committed else None
+        return empty | ends | {"AbortedTransactions": aborted, "Records": self.damage(asked, records)}
+
+    def _records(self, log: FakeLog, offset: int, bound: int, size: int, first: bool) -> bytes:
+        out = b""
+        for one in log.batches:
+            if _last(one) < offset or _base(one) >= bound:
+                continue
+            if self.partial_batches:
+                out += one
+            elif len(out) + len(one) <= size or (first and not out):
+                out += one
+            else:
+                break
+        return out[:size] if self.partial_batches else out
+
+
+def _base(batch: bytes) -> int:
+    return int(struct.unpack_from(">q", batch)[0])
+
+
+def _last(batch: bytes) -> int:
+    base, magic = struct.unpack_from(">q8xb", batch)
+    return int(base + max(struct.unpack_from(">i", batch, 23)[0], 0)) if magic == 2 else int(base)
