@@ -8,7 +8,9 @@ Importing the package imports nothing heavy. Two names are made when they are as
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from stream_app.version import __version__
@@ -17,7 +19,17 @@ __all__ = ["__version__"]
 
 
 def _make_app() -> Any:
-    config = import_module("stream_app.config").load(None)
+    settings = import_module("stream_app.config")
+    try:
+        config = settings.load(None)
+        faults = settings.unsupported(config)
+        if faults:
+            raise settings.ConfigError(faults)
+    except settings.ConfigError as error:
+        if "faust" not in Path(sys.argv[0]).parts[-2:]:
+            raise
+        print(error, file=sys.stderr)  # Faust's command would show a traceback
+        raise SystemExit(error.exit_code) from error
     return import_module("stream_app.service.app").create_app(config)
 
 

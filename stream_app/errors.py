@@ -41,8 +41,6 @@ class Fault:
     """Where: keys from the top, joined by dots, as ``topics.orders.sinks.warehouse.every``; empty: the file as a whole."""
     message: str
     """What is wrong and what is allowed, in one line."""
-    about: tuple[str, ...] = ()
-    """Further paths that it follows from."""
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}" if self.path else self.message

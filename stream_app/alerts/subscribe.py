@@ -12,10 +12,9 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from stream_app.alerts.event import AlertEvent, EventError, decode
 from stream_app.alerts.fold import Fold
 from stream_app.errors import Unavailable
+from stream_app.kafka.clients import describe_kafka_error
 from stream_app.kafka.names import alerts_topic
 
-ASK_SECONDS = 10.0
-"""For metadata and offsets."""
 SILENCE_SECONDS = 30.0
 """Reading up to the end is given up after so long without an answer."""
 BATCH = 500
@@ -34,6 +33,7 @@ def subscribe(
     fold: Fold | None = None,
     on_malformed: Callable[[str], None] | None = None,
     on_trouble: Callable[[str], None] | None = None,
+    timeout_s: float = 10.0,
 ) -> Iterator[AlertEvent]:
     """The events of ``<app_id>.alerts``, repeats dropped; in order for each topic, partition and sink.
 
@@ -46,6 +46,7 @@ def subscribe(
             one, ``subscribe`` makes its own to know repeats by.
         on_malformed: told of each record that is no alert event, which is then left out; None: such a record is an error.
         on_trouble: told what the client says of brokers that can't be reached, while it goes on trying.
+        timeout_s: how long to wait for each answer about the topic, before reading begins.
 
     Raises:
         Unavailable: the cluster can't be asked, refuses, or has no such topic.
@@ -54,7 +55,7 @@ def subscribe(
     fold = Fold(from_start=from_time_ms is None) if fold is None else fold
     reading = _Reading(kafka_conf, alerts_topic(app_id), on_trouble)
     try:
-        reading.begin(from_time_ms)
+        reading.begin(from_time_ms, timeout_s)
         for message in reading.messages(follow):
             try:
                 event = decode(message.value())
@@ -73,12 +74,8 @@ def subscribe(
         reading.close()
 
 
-def _text(error: object) -> str:
-    return error.str() if isinstance(error, KafkaError) else str(error)
-
-
 def _unavailable(error: KafkaException) -> Unavailable:
-    return Unavailable(f"Kafka can't be asked: {_text(error.args[0] if error.args else error)}; see kafka in the configuration")
+    return Unavailable(describe_kafka_error(error))
 
 
 class _Reading:
@@ -111,20 +108,20 @@ class _Reading:
     def close(self) -> None:
         self._consumer.close()
 
-    def begin(self, from_time_ms: int | None) -> None:
+    def begin(self, from_time_ms: int | None, timeout_s: float) -> None:
         """Assign all partitions, each where reading is to begin."""
-        found = self._consumer.list_topics(self._topic, timeout=ASK_SECONDS).topics[self._topic]
+        found = self._consumer.list_topics(self._topic, timeout=timeout_s).topics[self._topic]
         if found.error is not None or not found.partitions:
             code = None if found.error is None else found.error.code()
             if code in (None, KafkaError.UNKNOWN_TOPIC_OR_PART):
                 raise Unavailable(f"topic {self._topic} does not exist: see app.id, or start a worker, which creates it")
-            raise Unavailable(f"topic {self._topic} can't be read: {_text(found.error)}")
+            raise KafkaException(found.error)
         partitions = [TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in sorted(found.partitions)]
         for partition in partitions:
-            self._ends[partition.partition] = self._consumer.get_watermark_offsets(partition, timeout=ASK_SECONDS)[1]
+            self._ends[partition.partition] = self._consumer.get_watermark_offsets(partition, timeout=timeout_s)[1]
         if from_time_ms is not None:
             asked = [TopicPartition(self._topic, p.partition, max(from_time_ms, 0)) for p in partitions]
-            partitions = self._consumer.offsets_for_times(asked, timeout=ASK_SECONDS)
+            partitions = self._consumer.offsets_for_times(asked, timeout=timeout_s)
             for partition in partitions:
                 if partition.error is not None:
                     raise KafkaException(partition.error)

@@ -12,20 +12,21 @@ So one run tells every fault, and each once.
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from stream_app.config.checks import cross_faults, kafka_warnings
+from stream_app.config.checks import cross_findings, kafka_warnings
 from stream_app.config.faults import below, explain, locate
 from stream_app.config.model import Config, Http
 from stream_app.config.overrides import origin_of, overlay
-from stream_app.config.reading import Keys, dotted, parse, substitute
+from stream_app.config.reading import Finding, Keys, parse, substitute
 from stream_app.config.shape import Shape, shape_of
 from stream_app.errors import ConfigError, Fault
 
@@ -66,19 +67,22 @@ def load(
     settled = settle(path, environ, overrides)
     for line in settled.warnings:
         (warn or log.warning)(line)
+    if settled.faults and _choose_file(path, os.environ if environ is None else environ) is None:
+        message = f"there is no {DEFAULT_FILE} here and none is named with -c or {CONFIG_VARIABLE}: {_MAKE_ONE}"
+        raise ConfigError([Fault("", message), *settled.faults])
     if settled.faults:
         raise ConfigError(settled.faults)
     return settled.config
 
 
 def load_http(path: str | Path | None = None, environ: Mapping[str, str] | None = None, overrides: Iterable[str] = ()) -> Http:
-    """The section ``http`` alone, for those who only ask a worker and may lack the secrets of the rest.
+    """The section ``http``, for those who only have to know where a worker answers and may lack secrets and key files.
 
     Raises:
-        ConfigError: the file can't be read, or the section has faults.
+        ConfigError: the file can't be read, or where to ask can't be told from it.
     """
     settled = settle(path, environ, overrides)
-    faults = [fault for fault in settled.faults if not fault.path or fault.path.split(".")[0] in ("http", "-X http")]
+    faults = [fault for fault in settled.faults if fault.path in ("", "http", "http.host", "http.port")]
     if faults:
         raise ConfigError(faults)
     return settled.config.http
@@ -89,21 +93,20 @@ def settle(path: str | Path | None = None, environ: Mapping[str, str] | None = N
     environ = os.environ if environ is None else environ
     root = shape_of(Config)
     file = _choose_file(path, environ)
-    values, faults = _read_file(file)
-    if file is not None and values is None and faults:
-        return Settled(Config(), faults)
+    values, findings = _read_file(file)
+    if values is None:
+        return Settled(Config(), [finding.fault() for finding in findings])
     over = overlay(root, values, environ, overrides)
     filled = substitute(over.values, environ)
-    work = _Work(root, filled.values, over.origins, taken={tuple(f.path.split(".")) for f in faults})
-    for fault in (*faults, *over.faults, *filled.faults):
-        work.note(fault)
+    work = _Work(root, filled.values, over.origins)
+    for finding in (*findings, *over.findings, *filled.findings):
+        work.note(finding)
     work.merge_defaults()
     config = work.validate()
-    for fault in cross_faults(config):
-        work.note_cross(fault)
-    if work.faults and file is None:
-        work.faults.insert(0, Fault("", f"there is no {DEFAULT_FILE} here and none is named with -c or {CONFIG_VARIABLE}: {_MAKE_ONE}"))
-    return Settled(config, work.faults, over.warnings + kafka_warnings(config))
+    for finding in cross_findings(config):
+        work.note_cross(finding)
+    faults = [finding.fault() for finding in work.findings]
+    return Settled(config, faults, over.warnings + kafka_warnings(config))
 
 
 def _choose_file(path: str | Path | None, environ: Mapping[str, str]) -> Path | None:
@@ -114,24 +117,24 @@ def _choose_file(path: str | Path | None, environ: Mapping[str, str]) -> Path | 
     return DEFAULT_FILE if DEFAULT_FILE.exists() else None
 
 
-def _read_file(file: Path | None) -> tuple[Any, list[Fault]]:
-    """Values and faults; None and a fault: nothing can be said of what the file means."""
+def _read_file(file: Path | None) -> tuple[Any, list[Finding]]:
+    """Values and findings; None: nothing can be said of what the file means."""
     if file is None:
         return {}, []
     try:
         text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        return None, [Fault("", f"{file}: no such file: {_MAKE_ONE}")]
+        return None, [Finding((), f"{file}: no such file: {_MAKE_ONE}")]
     except OSError as error:
-        return None, [Fault("", f"{file}: can't be read ({error.strerror}): name another file with -c or {CONFIG_VARIABLE}")]
+        return None, [Finding((), f"{file}: can't be read ({error.strerror}): name another file with -c or {CONFIG_VARIABLE}")]
     except UnicodeDecodeError as error:
-        return None, [Fault("", f"{file}: is not text in UTF-8 (byte {error.start}): save it as such")]
+        return None, [Finding((), f"{file}: is not text in UTF-8 (byte {error.start}): save it as such")]
     source = parse(text, file.name)
-    if source.values is None and not source.faults:
+    if source.values is None and not source.findings:
         return {}, []
     if source.values is not None and not isinstance(source.values, dict):
-        return None, [*source.faults, Fault("", f"{file}: must hold keys such as kafka: and topics:")]
-    return source.values, source.faults
+        return None, [*source.findings, Finding((), f"{file}: must hold keys such as kafka: and topics:")]
+    return source.values, source.findings
 
 
 @dataclass(slots=True)
@@ -141,42 +144,40 @@ class _Work:
     root: Shape
     values: Any
     origins: Mapping[Keys, str]
-    taken: set[Keys]
+    taken: set[Keys] = field(default_factory=set)
     """Paths whose values are lost: nothing further is said of them."""
     written: dict[Keys, Any] = field(default_factory=dict)
     """Path of a sink to its own keys, before defaults."""
-    faults: list[Fault] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
-    def note(self, fault: Fault) -> None:
-        """A fault of one value: tell it, take the value out."""
-        origin = origin_of(self.origins, fault.path)
-        named = origin is None or origin in fault.message
-        self.faults.append(fault if named else Fault(fault.path, f"{fault.message} (from {origin})", fault.about))
-        if fault.path and not fault.path.startswith("-X"):
-            self.take_out(self.keys_of(fault.path))
+    def note(self, finding: Finding) -> None:
+        """Something wrong with one value: tell it, take the value out."""
+        self.tell(finding)
+        if finding.keys and not self.is_taken(finding.keys):
+            self.take_out(finding.keys)
 
-    def keys_of(self, path: str) -> Keys:
-        """Keys of a dotted path whose names may have dots themselves; only as far as there are values."""
-        values, words, keys = self.values, path.split("."), []
-        while words:
-            length = next((n for n in range(len(words), 0, -1) if isinstance(values, dict) and ".".join(words[:n]) in values), 1)
-            keys.append(".".join(words[:length]))
-            values, words = below(values, keys[-1]), words[length:]
-        return tuple(keys)
+    def tell(self, finding: Finding) -> None:
+        """Keep it, with where the value came from if that is not the file."""
+        origin = origin_of(self.origins, finding.keys)
+        if origin is not None and origin not in finding.message:
+            finding = replace(finding, message=f"{finding.message} (from {origin})")
+        self.findings.append(finding)
 
     def take_out(self, path: Keys) -> None:
-        """Remove a value; of a list the whole list, so that its items keep their numbers; of what is not there, what it is missing in."""
+        """Remove a value. Of a list the whole list goes, so that the others keep their numbers; what a value is missing in goes too."""
         self.taken.add(path)
-        holders = [self.values]
+        if not path:
+            self.values = {}
+            return
+        holder = self.values
         for key in path[:-1]:
-            holders.append(below(holders[-1], key))
-        for depth in range(len(path), 0, -1):
-            holder, key = holders[depth - 1], path[depth - 1]
-            if isinstance(holder, dict) and key in holder:
-                del holder[key]
-                self.taken.add(path[:depth])
-                return
-        self.values = {}
+            holder = below(holder, key)
+        if holder is None:  # gone already
+            return
+        if isinstance(holder, dict) and path[-1] in holder:
+            del holder[path[-1]]
+        else:
+            self.take_out(path[:-1])
 
     def is_taken(self, path: Keys) -> bool:
         """Whether the value there was taken out, or what held it."""
@@ -205,19 +206,19 @@ class _Work:
                 self._take_round(error)
 
     def _take_round(self, error: ValidationError) -> None:
-        found: dict[Keys, Fault] = {}
-        places = []
+        """Tell and take out what one round found; places are told before any is taken out."""
+        found: dict[Keys, Finding] = {}
+        places: dict[Keys, None] = {}
         for detail in error.errors(include_url=False):
             place = locate(detail, self.root)
-            places.append(place)
-            if not self.is_taken(place):
-                said = self.said_in(place)
-                found.setdefault(said, Fault(dotted(said), explain(detail, place, self.root, self.values)))
+            said = self.said_in(place)
+            places |= {place: None, said: None}
+            if not self.is_taken(place) and not self.is_taken(said):
+                found.setdefault(said, Finding(said, explain(detail, place, self.root, self.values)))
         for place in places:
             self.take_out(place)
-        for said, fault in found.items():
-            if said not in {tuple(old.path.split(".")) for old in self.faults}:
-                self.note(fault)
+        for finding in found.values():
+            self.tell(finding)
 
     def said_in(self, place: Keys) -> Keys:
         """Where the value at a path was written: in ``defaults``, where the sink itself does not have it."""
@@ -228,16 +229,11 @@ class _Work:
         source = ("defaults", str(own.get("type")), *rest)
         return source if not _has(own, rest) and _has(self.values, source) else place
 
-    def note_cross(self, fault: Fault) -> None:
-        """A fault of several values; said only where all of them still stand."""
-        if self.is_taken(self.keys_of(fault.path)):
-            return
-        for path in fault.about:
-            keys = self.keys_of(path)
-            if self.is_taken(keys) or any(gone[: len(keys)] == keys for gone in self.taken):
-                return
-        origin = origin_of(self.origins, fault.path)
-        self.faults.append(fault if origin is None else Fault(fault.path, f"{fault.message} (from {origin})"))
+    def note_cross(self, finding: Finding) -> None:
+        """Something wrong with several values together; said only where all of them still stand."""
+        lost_parts = any(gone[: len(keys)] == keys for keys in finding.about for gone in self.taken)
+        if not lost_parts and not any(map(self.is_taken, (finding.keys, *finding.about))):
+            self.tell(finding)
 
 
 def _has(values: Any, path: Keys) -> bool:
@@ -246,10 +242,13 @@ def _has(values: Any, path: Keys) -> bool:
     return isinstance(values, dict) and bool(path) and path[-1] in values
 
 
-def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """``over`` counts; mappings on both sides are merged likewise."""
-    found = dict(under)
+    found = copy.deepcopy(under)
     for key, value in over.items():
-        below_it = found.get(key)
-        found[key] = _merged(below_it, value) if isinstance(value, dict) and isinstance(below_it, dict) else value
+        beneath = found.get(key)
+        if isinstance(value, dict) and isinstance(beneath, dict):
+            found[key] = _merged(beneath, value)
+        else:
+            found[key] = copy.deepcopy(value)
     return found

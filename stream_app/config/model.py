@@ -11,10 +11,23 @@ import socket
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, Field, SecretStr
 
 from stream_app.config.sinks import Defaults, KafkaProperties, Sink, Webhook
-from stream_app.config.values import Isolation, Name, NameOrPattern, Secret, Section, compile_pattern, is_pattern, legal_name, matches
+from stream_app.config.values import (
+    Isolation,
+    Name,
+    NameOrPattern,
+    Secret,
+    Section,
+    compile_pattern,
+    is_pattern,
+    legal_name,
+    matches,
+    read_name,
+    read_name_or_pattern,
+)
+from stream_app.core.ledger import LOG_SINK
 from stream_app.durations import Duration
 from stream_app.kafka.names import alerts_topic, status_topic
 
@@ -22,7 +35,48 @@ SESSION_TIMEOUT_MIN_MS = 6_000
 """group.min.session.timeout.ms as brokers have it by default."""
 SESSION_TIMEOUT_MAX_MS = 1_800_000
 """group.max.session.timeout.ms, likewise."""
+OWN_LABELS = ("topic", "partition", "sink", "cause", "type", "name", "outcome", "reason", "version", "le")
+"""Labels that the program's own series have."""
+_LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
+
+
+def _read_topic_key(text: str) -> str:
+    if text.startswith("/") and not is_pattern(text):
+        msg = f"{text!r} is not a pattern: write it as /regular expression/"
+        raise ValueError(msg)
+    return read_name_or_pattern(text)
+
+
+def _read_sink_name(text: str) -> str:
+    if text == LOG_SINK:
+        msg = f"the name {LOG_SINK} is taken by the sink that every topic has: choose another"
+        raise ValueError(msg)
+    return read_name(text)
+
+
+def _read_label(text: str) -> str:
+    if not _LABEL.fullmatch(text) or text.startswith("__"):
+        msg = f"{text!r} is not a label: letters, digits and underscores, not beginning with a digit or two underscores"
+        raise ValueError(msg)
+    if text in OWN_LABELS:
+        msg = f"the label {text} is one of the program's own: choose another"
+        raise ValueError(msg)
+    return text
+
+
+def _read_digest(text: str) -> str:
+    if not _DIGEST.fullmatch(text):
+        msg = "must be the token's SHA-256, 64 hexadecimal digits"
+        raise ValueError(msg)
+    return text.lower()
+
+
+TopicKey = Annotated[str, AfterValidator(_read_topic_key)]
+SinkName = Annotated[str, AfterValidator(_read_sink_name)]
+LabelName = Annotated[str, AfterValidator(_read_label)]
+Digest = Annotated[str, AfterValidator(_read_digest)]
 
 
 class AlertsTopic(Section):
@@ -77,7 +131,7 @@ class Topic(Section):
     check_crcs: bool = True
     replay_to: tuple[Name, ...] = ()
     """Topics that replay may write to over HTTP."""
-    sinks: dict[str, Annotated[Sink, Field(discriminator="type")]] = {}
+    sinks: dict[SinkName, Annotated[Sink, Field(discriminator="type")]] = Field(default_factory=dict)
 
 
 class Alerts(Section):
@@ -99,7 +153,7 @@ class Token(Section):
 
     name: Name
     token: Secret | None = None
-    token_sha256: str | None = Field(None, pattern=r"^[0-9a-fA-F]{64}$")
+    token_sha256: Digest | None = None
     """SHA-256 of the token, 64 hexadecimal digits: then the file needs no secret."""
     scope: Literal["read", "observe", "write"] = "read"
     topics: tuple[Name, ...] = ()
@@ -124,7 +178,7 @@ class Metrics(Section):
     """The answer of ``/metrics``."""
 
     granularity: Literal["partition", "topic"] = "partition"
-    labels: dict[str, str] = {}
+    labels: dict[LabelName, str] = Field(default_factory=dict)
     """Added to every series."""
     require_token: bool = False
 
@@ -132,12 +186,12 @@ class Metrics(Section):
 class Config(Section):
     """The whole file, with all defaults filled in."""
 
-    kafka: KafkaProperties = Field({}, repr=False)
+    kafka: KafkaProperties = Field(default_factory=dict, repr=False)
     """librdkafka's names; :mod:`stream_app.kafka.clients` translates them for each client."""
     app: App = App()
     defaults: Defaults = Defaults()
     exclude: tuple[NameOrPattern, ...] = ()
-    topics: dict[str, Topic] = {}
+    topics: dict[TopicKey, Topic] = Field(default_factory=dict)
     """Name or ``/pattern/`` to what is said of it; sinks hold what ``defaults`` gave them."""
     alerts: Alerts = Alerts()
     http: Http = Http()

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from stream_app.config.reading import Keys, Verbatim, dotted, parse
+from stream_app.config.reading import Finding, Keys, Verbatim, parse
 from stream_app.config.shape import Shape, find_dotted, find_loose
-from stream_app.errors import Fault
 
 PREFIX = "GAPSTREAM__"
 
@@ -19,7 +18,7 @@ class Overlaid:
     """The file's values with what came from outside put over them."""
 
     values: Any
-    faults: list[Fault] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     origins: dict[Keys, str] = field(default_factory=dict)
     """Path to where its value came from, for those that are not the file's."""
@@ -62,12 +61,12 @@ def _guess(root: Shape, name: str) -> str:
 def _take_flag(done: Overlaid, root: Shape, flag: str) -> None:
     name, equals, text = flag.partition("=")
     if not equals or not name:
-        done.faults.append(Fault(f"-X {flag}", "write it as -X http.port=6067, a path and its value"))
+        done.findings.append(Finding((), f"-X {flag}: write it as -X http.port=6067, a path and its value"))
         return
     path = find_dotted(root, done.values, name)
     if path is None:
         hint = f": is -X kafka.{name} meant?" if name.split(".")[0] not in (root.fields or {}) else ""
-        done.faults.append(Fault(f"-X {name}", f"there is no such setting{hint}"))
+        done.findings.append(Finding((), f"-X {name}: there is no such setting{hint}"))
         return
     _set(done, root, path, text, f"-X {name}", verbatim=False)
 
@@ -81,7 +80,7 @@ def _set(done: Overlaid, root: Shape, path: Keys, text: str, origin: str, *, ver
     value: Any = Verbatim(text) if verbatim else text
     if shape.holds_more:
         source = parse(text, origin, path)
-        done.faults += source.faults
+        done.findings += source.findings
         value = _verbatim(source.values) if verbatim else source.values
     elif shape.nullable and text == "null":
         value = None
@@ -115,10 +114,6 @@ def _put(values: Any, path: Keys, value: Any) -> None:
         values[path[-1]] = value
 
 
-def origin_of(origins: Mapping[Keys, str], path: str) -> str | None:
-    """Where the value at a dotted path, or one around it, came from; None: the file."""
-    for keys, origin in origins.items():
-        known = dotted(keys)
-        if path == known or path.startswith(known + "."):
-            return origin
-    return None
+def origin_of(origins: Mapping[Keys, str], path: Keys) -> str | None:
+    """Where the value at a path, or one around it, came from; None: the file."""
+    return next((origin for keys, origin in origins.items() if path[: len(keys)] == keys), None)

@@ -31,6 +31,20 @@ _MERGE = "tag:yaml.org,2002:merge"
 _STANDARD = "tag:yaml.org,2002:"
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong, before it is a line for people: its path still as keys, which may have dots themselves."""
+
+    keys: Keys
+    message: str
+    about: tuple[Keys, ...] = ()
+    """Further paths that it follows from."""
+
+    def fault(self) -> Fault:
+        """As it is told."""
+        return Fault(dotted(self.keys), self.message)
+
+
 class Verbatim(str):
     """Text in which ``${...}`` means itself: the value of an environment variable."""
 
@@ -47,7 +61,7 @@ class Source:
     """What was read, and what was wrong with it."""
 
     values: Any
-    faults: list[Fault] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
 
 def parse(text: str, name: str, at: Keys = ()) -> Source:
@@ -58,10 +72,10 @@ def parse(text: str, name: str, at: Keys = ()) -> Source:
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, RecursionError) as error:
-        return Source(None, [Fault(dotted(at), f"{name}{_mark(error)}: {_problem(error)}")])
+        return Source(None, [Finding(at, f"{name}{_mark(error)}: {_problem(error)}")])
     reader = _Reader(name)
     values = None if node is None else reader.value(node, at, ())
-    return Source(values, reader.faults)
+    return Source(values, reader.findings)
 
 
 def _mark(error: Exception) -> str:
@@ -77,10 +91,10 @@ def _problem(error: Exception) -> str:
 
 @dataclass(slots=True)
 class _Reader:
-    """Turns nodes into values; collects faults."""
+    """Turns nodes into values; collects what is wrong."""
 
     name: str
-    faults: list[Fault] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
     def value(self, node: yaml.Node, path: Keys, above: tuple[int, ...]) -> Any:
         if id(node) in above or len(above) > DEPTH_MAX:
@@ -130,7 +144,7 @@ class _Reader:
         return found
 
     def _complain(self, node: yaml.Node, path: Keys, message: str) -> None:
-        self.faults.append(Fault(dotted(path), f"{message} ({self.name}, line {node.start_mark.line + 1})"))
+        self.findings.append(Finding(path, f"{message} ({self.name}, line {node.start_mark.line + 1})"))
 
 
 def _scalar(node: yaml.ScalarNode, *, literal: bool) -> Any:
@@ -158,7 +172,7 @@ def substitute(values: Any, environ: Mapping[str, str]) -> Source:
 
     What can't be filled in is a fault and becomes None.
     """
-    faults: list[Fault] = []
+    findings: list[Finding] = []
 
     def walk(value: Any, path: Keys) -> Any:
         if isinstance(value, dict):
@@ -179,10 +193,10 @@ def substitute(values: Any, environ: Mapping[str, str]) -> Source:
             return "" if found is None else found
 
         filled = _PLACE.sub(put, text)
-        faults.extend(Fault(dotted(path), complaint) for complaint in complaints)
+        findings.extend(Finding(path, complaint) for complaint in complaints)
         return None if complaints else filled
 
-    return Source(walk(values, ()), faults)
+    return Source(walk(values, ()), findings)
 
 
 def _look_up(what: str | None, environ: Mapping[str, str], complaints: list[str]) -> str | None:
@@ -195,7 +209,7 @@ def _look_up(what: str | None, environ: Mapping[str, str], complaints: list[str]
             complaints.append(f"the file {path} can't be read: {reason}")
             return None
     if what is None or not _NAME.fullmatch(what):
-        complaints.append("after ${ a name and } are needed, as in ${KAFKA_PASSWORD} or ${file:/run/secrets/kafka}; for ${ itself write $${")
+        complaints.append("${ is followed by no name and }: write ${KAFKA_PASSWORD} or ${file:/run/secrets/kafka}, or $${ for the text ${")
         return None
     if what not in environ:
         complaints.append(f"the environment variable {what} is not set")

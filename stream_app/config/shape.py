@@ -68,7 +68,8 @@ def _shape_of_union(parts: tuple[Any, ...]) -> Shape:
         return Shape(one.kind, one.fields, one.item, nullable=nullable, tags=one.tags)
     if any(shape.kind != "section" for shape in shapes):
         return Shape("plain", nullable=nullable)
-    tags, every = {}, {}
+    tags: dict[str, Shape] = {}
+    every: dict[str, Any] = {}
     for shape in shapes:
         assert shape.fields is not None
         (tag,) = get_args(shape.fields["type"])

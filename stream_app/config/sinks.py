@@ -102,7 +102,7 @@ class ClickHouseKeys(SinkKeys):
     columns: Columns = Columns()
     where: Text | None = None
     """Extra condition for the rows that belong to the topic."""
-    settings: Settings = {}
+    settings: Settings = Field(default_factory=dict)
     """ClickHouse settings sent with every query."""
     ca: Text | None = None
     """File with the certificates to trust; null: those of the system."""
@@ -155,7 +155,7 @@ class TopicKeys(SinkKeys):
     """Another topic, whose records carry their source coordinates in headers."""
 
     topic: TemplatedName | None = None
-    kafka: KafkaProperties = {}
+    kafka: KafkaProperties = Field(default_factory=dict, repr=False)
     """Properties of another cluster; empty: the same one."""
     headers: SourceHeaders = SourceHeaders()
     quarantine: QuarantineTopic | None = None
@@ -215,7 +215,7 @@ class Hook(Section):
     """What heals within it is not told."""
     min_severity: Literal["critical", "warning", "info"] = "critical"
     match: Match = Match()
-    headers: Headers = {}
+    headers: Headers = Field(default_factory=dict)
 
 
 class PagerDutyHook(Hook):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -21,6 +22,9 @@ SPAN_MAX = 32 * CHUNK
 """Offsets that one event spans at most: 32 full bitmaps are 262 kB, 350 kB in base64, below Kafka's default of 1 MB."""
 RANGES_MAX = 1_000
 """Ranges listed in one event; more travel as a bitmap."""
+
+_MS_MAX = 253_402_300_799_999
+"""9999-12-31T23:59:59.999Z: the last moment that RFC 3339 can write."""
 
 
 class EventType(StrEnum):
@@ -105,16 +109,19 @@ def pieces(offsets: OffsetSet) -> Iterator[OffsetSet]:
 
 
 def rfc3339(ms: int | None) -> str | None:
-    """``2026-11-23T10:00:00.000Z``; None stays None."""
-    if ms is None:
+    """``2026-11-23T10:00:00.000Z``; None stays None.
+
+    So does a time before 1970 or after 9999: producers set record times freely (CreateTime), and no clock shows those.
+    """
+    if ms is None or not 0 <= ms <= _MS_MAX:
         return None
     whole, rest = divmod(ms, 1000)
     return datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{rest:03d}Z"
 
 
-def closed(offsets: OffsetSet) -> list[list[int]]:
-    """Closed ranges, as every output has them."""
-    return [[first, stop - 1] for first, stop in offsets.runs()]
+def closed(offsets: OffsetSet, most: int | None = None) -> list[list[int]]:
+    """Closed ranges, as every output has them; ``most`` at most."""
+    return [[first, stop - 1] for first, stop in islice(offsets.runs(), most)]
 
 
 def bitmap(offsets: OffsetSet) -> dict[str, Any]:
@@ -126,7 +133,7 @@ def bitmap(offsets: OffsetSet) -> dict[str, Any]:
 
 def as_json(event: Event, source: str) -> bytes:
     """The value on the alerts topic; every key is there, what does not apply is null."""
-    ranges = closed(event.ranges)
+    ranges = closed(event.ranges, RANGES_MAX + 1)
     first, last = event.ranges.first(), event.ranges.last()
     opened = None if event.open_count is None else {"count": event.open_count, "gaps": event.open_gaps}
     return msgspec.json.encode(

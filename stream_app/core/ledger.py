@@ -193,7 +193,7 @@ class Ledger:
             judged_to = next((offset for offset in (sink.settled, sink.floor, sink.lowest) if offset is not None), edge)
             edge = min(edge, judged_to)
         if edge > self.log.forgotten:
-            gaps = OffsetSet(run for sink in self.sinks.values() for found in sink.gaps.values() for run in found)
+            gaps = OffsetSet(run for sink in self.sinks.values() for run in sink.gaps_ever(self.log))
             self.log.forget_below(edge, gaps)
 
     def beyond_end(self, observation: Observation) -> bool:

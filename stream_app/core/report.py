@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from heapq import heappop, heappush
+
 from stream_app.core.codec import topic_id_text
 from stream_app.core.ledger import LOG_SINK, Ledger
-from stream_app.core.model import Cause, Gap, Row
-from stream_app.core.sink import SinkState
+from stream_app.core.model import Cause, Gap, Row, Run
+from stream_app.core.sink import Opening, SinkState
 
 
 def rows(ledger: Ledger, now_ms: int) -> list[Row]:
@@ -19,7 +22,6 @@ def _row(ledger: Ledger, sink: SinkState, now_ms: int) -> Row:
     is_log = sink.policy.name == LOG_SINK
     heard = is_log or sink.heard
     by_cause = {str(cause): gap.count for cause, gap in sink.open.items() if gap}
-    gaps = {cause: ledger.gaps_of(sink, cause) for cause in Cause if sink.open[cause]}
     bound, known = ledger.complete_bound(sink)
     return Row(
         topic=ledger.topic,
@@ -39,7 +41,7 @@ def _row(ledger: Ledger, sink: SinkState, now_ms: int) -> Row:
         observed=log.records if is_log else (sink.observed if heard else None),
         missing=sum(by_cause.values()) if heard else None,
         missing_by_cause=by_cause,
-        gaps=sum(map(len, gaps.values())) if heard else None,
+        gaps=sum(map(len, sink.gaps.values())) if heard else None,
         duplicates=sink.duplicates if heard else None,
         lag=max(log.bound - log.read, 0) if is_log else ledger.lag(sink),
         absent={str(cause): count for cause, count in log.absent_counts.items() if count},
@@ -63,24 +65,41 @@ def _explained(sink: SinkState) -> dict[str, int]:
 
 def _expires(ledger: Ledger, sink: SinkState) -> int | None:
     """When retention takes the oldest record that is missing and still in Kafka; None: nothing missing, or unknown."""
-    if ledger.retention_ms is None or not sink.open[Cause.NOT_RECEIVED]:
+    first = sink.open[Cause.NOT_RECEIVED].first()
+    if ledger.retention_ms is None or first is None:
         return None
-    times = [o.lowest_ms for o in sink.openings if o.cause is Cause.NOT_RECEIVED and o.lowest_ms is not None]
-    return min(times) + ledger.retention_ms if times else None
+    oldest_ms = sink.stamps.get(first)
+    if oldest_ms is None:
+        oldest_ms = ledger.log.timeline.lowest_from(first)
+    return None if oldest_ms is None else oldest_ms + ledger.retention_ms
 
 
 def gaps(ledger: Ledger, sink: SinkState) -> list[Gap]:
     """The open gaps of a sink, ascending by first offset."""
     found = []
     for cause in Cause:
-        for first, stop, count in ledger.gaps_of(sink, cause):
-            found.append(_gap(ledger, sink, cause, first, stop, count))
+        listed = ledger.gaps_of(sink, cause)
+        openings = _openings(sink, cause, [(first, stop) for first, stop, _ in listed])
+        found += [_gap(ledger, sink, cause, *gap, opening) for gap, opening in zip(listed, openings, strict=True)]
     return sorted(found, key=lambda gap: (gap.first, gap.cause))
 
 
-def _gap(ledger: Ledger, sink: SinkState, cause: Cause, first: int, stop: int, count: int) -> Gap:
-    over = [o for o in sink.openings if o.first < stop and first < o.stop]
-    opening = min(over, key=lambda o: (o.cause is not cause, o.opened_at_ms, o.sequence), default=None)
+def _openings(sink: SinkState, cause: Cause, gaps: list[Run]) -> Iterator[Opening | None]:
+    """For each gap, ascending, the opening that it belongs to: of its cause where there is one, then the earliest."""
+    ordered = sorted(sink.openings, key=lambda o: o.first)
+    over: list[tuple[bool, int, int, int]] = []
+    at = 0
+    for first, stop in gaps:
+        while at < len(ordered) and ordered[at].first < stop:
+            opening = ordered[at]
+            heappush(over, (opening.cause is not cause, opening.opened_at_ms, opening.sequence, at))
+            at += 1
+        while over and ordered[over[0][3]].stop <= first:
+            heappop(over)
+        yield ordered[over[0][3]] if over else None
+
+
+def _gap(ledger: Ledger, sink: SinkState, cause: Cause, first: int, stop: int, count: int, opening: Opening | None) -> Gap:
     first_ms, last_ms = sink.stamps.get(first), sink.stamps.get(stop - 1)
     expires = None
     if cause is Cause.NOT_RECEIVED and first_ms is not None and ledger.retention_ms is not None:
@@ -94,7 +113,7 @@ def _gap(ledger: Ledger, sink: SinkState, cause: Cause, first: int, stop: int, c
         first_timestamp_ms=first_ms,
         last_timestamp_ms=last_ms,
         expires_at_ms=expires,
-        sequence=opening.sequence if opening else None,
+        sequence=(opening.sequence or None) if opening else None,
     )
 
 

@@ -7,11 +7,12 @@ The moves are those of :mod:`stream_app.core.states`, as operations on sets.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from stream_app.core.gaps import Gaps
 from stream_app.core.log import LogState
-from stream_app.core.model import CHUNK, Cause, Look, Observation, Reason, Status
+from stream_app.core.model import CHUNK, Cause, Look, Observation, Reason, Run, Status
 from stream_app.core.offsets import END, OffsetSet
 
 SAMPLES_MAX = 32
@@ -298,6 +299,14 @@ class SinkState:
         for cause, offsets in self.open.items():
             self.gaps[cause] = Gaps()
             self.gaps[cause].opened(offsets, log)
+
+    def gaps_ever(self, log: LogState) -> Iterator[Run]:
+        """The gaps that are open, as they are when every acknowledgement is undone."""
+        for cause, gaps in self.gaps.items():
+            if self.acknowledged[cause]:
+                gaps = Gaps()
+                gaps.opened(self.open[cause] | self.acknowledged[cause], log)
+            yield from gaps
 
     # --- the horizon --------------------------------------------------------------------------------------------------
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping
+from typing import Annotated, TypeVar
 
 import msgspec
 
-from stream_app.core.ledger import Ledger
+from stream_app.core.ledger import LOG_SINK, Ledger
 from stream_app.core.log import LogState, Timeline
-from stream_app.core.model import Absent, Cause, Reason
+from stream_app.core.model import MAX_OFFSET, Absent, Cause, Reason
 from stream_app.core.offsets import OffsetSet
 from stream_app.core.sink import EXPLAINED, Opening, Policy, Sample, SinkState
 
@@ -22,11 +23,17 @@ VERSION = 1
 """Of keys and values; a state of another version is refused, never guessed at."""
 _PREFIX = struct.Struct(">IB16sB")
 _CHUNK = struct.Struct(">BQ")
-_HEAD, _SINK, _LOG_SET, _SINK_SET, _CLOCK = b"hsltc"
+_HEAD, _SINK, _SINK_GAPS, _LOG_SET, _SINK_SET, _CLOCK = b"hsgltc"
 _CLOCK_EVERY_MS = 60_000
 """An idle partition writes its clock this often; between, the signs of life on the status topic tell it."""
 
+_KINDS = (_HEAD, _SINK, _SINK_GAPS, _LOG_SET, _SINK_SET, _CLOCK)
+
 Changes = list[tuple[bytes, bytes | None]]
+
+
+Offset = Annotated[int, msgspec.Meta(ge=0, le=MAX_OFFSET)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class StateError(ValueError):
@@ -38,23 +45,24 @@ class Head(msgspec.Struct, array_like=True):
 
     v: int
     birth: str
-    observed_to: int
+    observed_to: Offset
     observations_id: bytes
     broker_ms: int | None
-    origin: int
-    seen_end: int
-    start: int
-    read: int
-    end: int
-    last_stable: int
+    origin: Offset
+    seen_end: Offset
+    start: Offset
+    read: Offset
+    end: Offset
+    last_stable: Offset
     leader_epoch: int
     ever_compacted: bool | None
-    records: int
-    absent_counts: dict[Absent, int]
+    records: Count
+    absent_counts: dict[Absent, Count]
     unread_held_ms: int | None
     latest_ms: int | None
-    timeline_starts: list[int]
+    timeline_starts: list[Offset]
     timeline_lowest: list[int]
+    forgotten: Offset
 
 
 class SinkHead(msgspec.Struct, array_like=True):
@@ -63,20 +71,26 @@ class SinkHead(msgspec.Struct, array_like=True):
     v: int
     configured: bool
     heard: bool
-    floor: int | None
-    settled: int | None
-    highest: int | None
-    claim: int | None
-    samples: list[tuple[int, int, int]]
+    floor: Offset | None
+    settled: Offset | None
+    lowest: Offset | None
+    highest: Offset | None
+    claim: Offset | None
+    samples: list[tuple[int, int, Offset]]
     sources: dict[str, int]
-    sequence: int
-    observed: int
-    duplicates: int
-    absent_observed: int
-    openings: list[tuple[int, Cause, int, int, int, int | None]]
-    stamps: list[tuple[int, int]]
-    moved_ms: int | None
+    sequence: Count
+    observed: Count
+    duplicates: Count
+    absent_observed: Count
     stalled: bool
+
+
+class SinkGaps(msgspec.Struct, array_like=True):
+    """What listings need of a sink's open gaps; apart from its head, since it is larger and changes less often."""
+
+    v: int
+    openings: list[tuple[Count, Cause, Offset, Offset, int, int | None]]
+    stamps: list[tuple[Offset, int]]
 
 
 class Clock(msgspec.Struct, array_like=True):
@@ -85,6 +99,9 @@ class Clock(msgspec.Struct, array_like=True):
     v: int
     end_read_ms: int | None
     complete_ms: dict[str, int | None]
+
+
+_Versioned = TypeVar("_Versioned", Head, SinkHead, SinkGaps, Clock)
 
 
 def _log_sets(log: LogState) -> list[OffsetSet]:
@@ -106,6 +123,7 @@ def _sink_sets(sink: SinkState) -> list[OffsetSet]:
         sink.untold[Reason.UNOBSERVED],
         sink.untold_duplicates,
         *sink.again,
+        sink.again_told,
     ]
 
 
@@ -132,6 +150,8 @@ class StateCodec:
         self._put_sets(out, self._key(topic_id, _LOG_SET), _log_sets(ledger.log))
         for name, sink in ledger.sinks.items():
             self._put(out, self._key(topic_id, _SINK, name), msgspec.msgpack.encode(_sink_head(sink)))
+            gaps = msgspec.msgpack.encode(_sink_gaps(sink)) if sink.openings else None
+            self._put(out, self._key(topic_id, _SINK_GAPS, name), gaps)
             self._put_sets(out, self._key(topic_id, _SINK_SET, name), _sink_sets(sink))
         read_ms = ledger.log.end_read_ms or 0
         if out or force or read_ms - self._clock_ms >= _CLOCK_EVERY_MS:
@@ -179,38 +199,67 @@ class StateCodec:
             raise StateError(f"the state of {topic}/{self.partition} can't be read: {exc}") from exc
 
     def _load(self, topic: str, stored: Mapping[bytes, bytes], policies: Mapping[str, Policy], now_ms: int) -> Ledger:
-        parts = [(*_PREFIX.unpack_from(key), key[_PREFIX.size :], value) for key, value in stored.items()]
-        if any(version != VERSION for _, version, *_ in parts):
-            raise StateError("it was written by another version; see the changelog on how to move")
-        heads = [(topic_id, msgspec.msgpack.decode(value, type=Head)) for _, _, topic_id, kind, _, value in parts if kind == _HEAD]
-        if len(heads) != 1:
-            raise StateError(f"it has {len(heads)} heads")
-        topic_id, head = heads[0]
-        log = _log(topic_id, head)
-        sinks: dict[str, SinkState] = {}
-        for _, _, _, kind, rest, value in parts:
-            if kind == _SINK:
-                name, _ = _name(rest)
-                sinks[name] = _sink(name, msgspec.msgpack.decode(value, type=SinkHead))
-        for _, _, _, kind, rest, value in parts:
-            if kind == _CLOCK:
-                clock = msgspec.msgpack.decode(value, type=Clock)
-                log.end_read_ms = clock.end_read_ms
-                for name, ms in clock.complete_ms.items():
-                    sinks[name].complete_ms = ms
-            if kind == _LOG_SET:
-                _load_set(_log_sets(log), rest, value)
-            elif kind == _SINK_SET:
-                name, rest = _name(rest)
-                _load_set(_sink_sets(sinks[name]), rest, value)
-        known = {name: sink.policy for name, sink in sinks.items() if name != "log" and sink.policy.configured}
+        parts: dict[int, list[tuple[bytes, bytes]]] = {kind: [] for kind in _KINDS}
+        topic_ids = set()
+        for key, value in stored.items():
+            partition, version, topic_id, kind = _PREFIX.unpack_from(key)
+            if version != VERSION:
+                raise StateError(f"it is of version {version}, this program reads {VERSION}")
+            if partition != self.partition or kind not in parts:
+                raise StateError(f"key {key.hex()} has no place in it")
+            topic_ids.add(topic_id)
+            parts[kind].append((key[_PREFIX.size :], value))
+        if len(topic_ids) != 1 or len(parts[_HEAD]) != 1:
+            raise StateError(f"it has {len(parts[_HEAD])} heads and speaks of {len(topic_ids)} incarnations")
+        head = _decode(parts[_HEAD][0][1], Head)
+        log = _log(topic_ids.pop(), head)
+        sinks = _load_sinks(parts)
+        for rest, value in parts[_LOG_SET]:
+            _load_set(_log_sets(log), rest, value)
+        for _, value in parts[_CLOCK]:
+            clock = _decode(value, Clock)
+            log.end_read_ms = clock.end_read_ms
+            for name, ms in clock.complete_ms.items():
+                _one(sinks, name).complete_ms = ms
+        known = {name: sink.policy for name, sink in sinks.items() if name != LOG_SINK and sink.policy.configured}
         ledger = Ledger(topic, self.partition, head.birth, log, known, sinks, head.observed_to, head.observations_id, head.broker_ms)
         ledger.configure(policies, now_ms)
         return ledger
 
 
+def _load_sinks(parts: Mapping[int, list[tuple[bytes, bytes]]]) -> dict[str, SinkState]:
+    sinks: dict[str, SinkState] = {}
+    for rest, value in parts[_SINK]:
+        name, _ = _name(rest)
+        sinks[name] = _sink(name, _decode(value, SinkHead))
+    for rest, value in parts[_SINK_GAPS]:
+        name, _ = _name(rest)
+        sink, gaps = _one(sinks, name), _decode(value, SinkGaps)
+        sink.openings, sink.stamps = [Opening(*opening) for opening in gaps.openings], dict(gaps.stamps)
+    for rest, value in parts[_SINK_SET]:
+        name, rest = _name(rest)
+        _load_set(_sink_sets(_one(sinks, name)), rest, value)
+    return sinks
+
+
+def _decode(value: bytes, kind: type[_Versioned]) -> _Versioned:
+    decoded = msgspec.msgpack.decode(value, type=kind)
+    if decoded.v != VERSION:
+        raise StateError(f"it is of version {decoded.v}, this program reads {VERSION}")
+    return decoded
+
+
+def _one(sinks: Mapping[str, SinkState], name: str) -> SinkState:
+    sink = sinks.get(name)
+    if sink is None:
+        raise StateError(f"it speaks of sink {name!r}, which has no head")
+    return sink
+
+
 def _name(rest: bytes) -> tuple[str, bytes]:
     (size,) = struct.unpack_from(">H", rest)
+    if len(rest) < 2 + size:
+        raise StateError("a sink's name is cut short")
     return rest[2 : 2 + size].decode(), rest[2 + size :]
 
 
@@ -243,10 +292,13 @@ def _head(ledger: Ledger) -> Head:
         log.latest_ms,
         log.timeline.starts,
         log.timeline.lowest,
+        log.forgotten,
     )
 
 
 def _log(topic_id: bytes, head: Head) -> LogState:
+    if len(head.timeline_starts) != len(head.timeline_lowest):
+        raise StateError("its timeline has ends without beginnings")
     return LogState(
         topic_id,
         head.origin,
@@ -262,6 +314,7 @@ def _log(topic_id: bytes, head: Head) -> LogState:
         unread_held_ms=head.unread_held_ms,
         latest_ms=head.latest_ms,
         timeline=Timeline(head.timeline_starts, head.timeline_lowest),
+        forgotten=head.forgotten,
     )
 
 
@@ -272,6 +325,7 @@ def _sink_head(sink: SinkState) -> SinkHead:
         sink.heard,
         sink.floor,
         sink.settled,
+        sink.lowest,
         sink.highest,
         sink.claim,
         [(s.broker_ms, s.worker_ms, s.horizon) for s in sink.samples],
@@ -280,11 +334,13 @@ def _sink_head(sink: SinkState) -> SinkHead:
         sink.observed,
         sink.duplicates,
         sink.absent_observed,
-        [(o.sequence, o.cause, o.first, o.stop, o.opened_at_ms, o.lowest_ms) for o in sink.openings],
-        sorted(sink.stamps.items()),
-        sink.moved_ms,
         sink.stalled,
     )
+
+
+def _sink_gaps(sink: SinkState) -> SinkGaps:
+    openings = [(o.sequence, o.cause, o.first, o.stop, o.opened_at_ms, o.lowest_ms) for o in sink.openings]
+    return SinkGaps(VERSION, openings, sorted(sink.stamps.items()))
 
 
 def _sink(name: str, head: SinkHead) -> SinkState:
@@ -293,6 +349,7 @@ def _sink(name: str, head: SinkHead) -> SinkState:
         heard=head.heard,
         floor=head.floor,
         settled=head.settled,
+        lowest=head.lowest,
         highest=head.highest,
         claim=head.claim,
         samples=[Sample(*sample) for sample in head.samples],
@@ -301,8 +358,5 @@ def _sink(name: str, head: SinkHead) -> SinkState:
         observed=head.observed,
         duplicates=head.duplicates,
         absent_observed=head.absent_observed,
-        openings=[Opening(*opening) for opening in head.openings],
-        stamps=dict(head.stamps),
-        moved_ms=head.moved_ms,
         stalled=head.stalled,
     )

@@ -110,27 +110,23 @@ class KafkaClients:
 
     def aiokafka(self) -> dict[str, Any]:
         """Keyword arguments of ``AIOKafkaConsumer`` and ``AIOKafkaProducer`` that say how to connect."""
-        given: dict[str, Any] = {
+        return {
             "bootstrap_servers": [_address(host, port) for host, port in self.servers],
             "client_id": self.client_id,
             **self._python(),
         }
-        timeout = self.properties.get("socket.timeout.ms")
-        if timeout is not None:
-            given["request_timeout_ms"] = int(timeout)
-        return given
 
     def reader(self) -> KafkaSettings:
         """Settings of the log reader."""
         from stream_app.kafka.connection import KafkaSettings
 
-        timeout = self.properties.get("socket.timeout.ms")
-        more = {} if timeout is None else {"request_timeout_ms": int(timeout)}
-        return KafkaSettings(bootstrap_servers=self.servers, client_id=self.client_id, **self._python(), **more)
+        return KafkaSettings(bootstrap_servers=self.servers, client_id=self.client_id, **self._python())
 
     def _python(self) -> dict[str, Any]:
-        """Security in aiokafka's words, which the log reader shares."""
+        """Timeout and security in aiokafka's words, which the log reader shares."""
         given: dict[str, Any] = {"security_protocol": self.protocol}
+        if "socket.timeout.ms" in self.properties:
+            given["request_timeout_ms"] = int(self.properties["socket.timeout.ms"])
         if self.ssl_context is not None:
             given["ssl_context"] = self.ssl_context
         if self.mechanism is None:
@@ -311,6 +307,6 @@ def _find_cause(error: BaseException, kind: type[BaseException]) -> BaseExceptio
 
 
 def _detail(error: BaseException) -> str:
-    inner = error.args[0] if error.args else None
+    inner: Any = error.args[0] if error.args else None
     text = inner.str() if callable(getattr(inner, "str", None)) else str(error)
     return " ".join(text.split()) or type(error).__name__

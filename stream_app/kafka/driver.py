@@ -55,6 +55,8 @@ class Fetched:
 
     records: dict[TP, list[ConsumerRecord]] = field(default_factory=dict)
     heard: dict[TP, int] = field(default_factory=dict)
+    epochs: dict[TP, int] = field(default_factory=dict)
+    """How often each partition had been sought when these records were taken."""
 
 
 class Owners(Protocol):
@@ -110,6 +112,7 @@ class Thread(faust_aiokafka.AIOKafkaConsumerThread):
         super().__post_init__()
         self._sent_ms: dict[TopicPartition, int] = {}
         self._told: dict[TP, int] = {}
+        self._epochs: dict[TP, int] = {}
 
     @property
     def owners(self) -> Owners:
@@ -176,7 +179,7 @@ class Thread(faust_aiokafka.AIOKafkaConsumerThread):
     async def _fetch(self, active: set[TP], seconds: float) -> Fetched:
         consumer = self._ensure_consumer()
         records = await self._fetch_records(consumer, active, timeout=seconds, max_records=consumer._max_poll_records)
-        fetched = Fetched(dict(records))
+        fetched = Fetched(dict(records), epochs=dict(self._epochs))  # nothing awaited since the records were taken
         if not self.consumer.flow_active:
             return fetched
         subscription = consumer._subscription.subscription
@@ -214,19 +217,27 @@ class Thread(faust_aiokafka.AIOKafkaConsumerThread):
             no_op = ConsumerRecord(tp.topic, tp.partition, last, 0, 0, NO_OP_KEY, b"", None, len(NO_OP_KEY), 0, ())
             fetched.records.setdefault(tp, []).append(no_op)
 
-    async def seek_input(self, tp: TP, offset: int | None) -> int:
-        """Seek (None: to the beginning), let it be fetched from now on; returns the position."""
-        return cast(int, await self.call_thread(self._seek_input, tp, offset))
+    async def seek_paused(self, tp: TP, offset: int | None) -> tuple[int, int]:
+        """Pause and seek (None: to the beginning); the position, and the epoch of what is fetched from there."""
+        return cast(tuple[int, int], await self.call_thread(self._seek_paused, tp, offset))
 
-    async def _seek_input(self, tp: TP, offset: int | None) -> int:
+    async def _seek_paused(self, tp: TP, offset: int | None) -> tuple[int, int]:
         consumer = self._ensure_consumer()
         part = TopicPartition(tp.topic, tp.partition)
+        consumer.pause(part)
         self._sent_ms.pop(part, None)
         beginning = (await consumer.beginning_offsets([part]))[part]
         position = beginning if offset is None else max(offset, beginning)
         consumer.seek(part, position)
-        consumer.resume(part)
-        return cast(int, position)
+        self._epochs[tp] = self._epochs.get(tp, 0) + 1
+        return cast(int, position), self._epochs[tp]
+
+    async def resume_input(self, tp: TP) -> None:
+        """Let it be fetched."""
+        await self.call_thread(self._resume_input, tp)
+
+    async def _resume_input(self, tp: TP) -> None:
+        self._ensure_consumer().resume(TopicPartition(tp.topic, tp.partition))
 
     async def rejoin(self) -> None:
         """Ask the group for a new assignment."""
@@ -247,9 +258,9 @@ class Consumer(faust_aiokafka.Consumer):
         """As Faust calls it."""
         super().__init__(*args, **kwargs)
         self._turn: asyncio.Task[Fetched] | None = None
-        self._turn_of: tuple[int, dict[TP, int], set[TP]] = (0, {}, set())
-        self._stamps: dict[TP, int] = {}
-        self._seeks: dict[TP, int] = {}
+        self._turn_of: tuple[int, set[TP]] = (0, set())
+        self._stamps: dict[TP, tuple[int, int]] = {}
+        """By observations partition: epoch of its last seek, and the position that the next delivery follows."""
         self._committed: dict[TP, int] = {}
         self._wanted: set[str] = set()
         self._subscribed: set[str] = set()
@@ -303,11 +314,13 @@ class Consumer(faust_aiokafka.Consumer):
         self.owners.begin(self._watched(self.assignment()))
 
     async def seek_input(self, tp: TP, offset: int | None) -> int:
-        """Position an observations partition; what is under way for it is dropped. Returns the position."""
-        self._seeks[tp] = self._seeks.get(tp, 0) + 1
-        position = await self._thread.seek_input(tp, offset)
-        self._seeks[tp] += 1
-        self._stamps[tp] = position
+        """Position an observations partition; returns the position.
+
+        It is resumed only after the stamp is set: records fetched from the new position can't be taken for stale ones.
+        """
+        position, epoch = await self._thread.seek_paused(tp, offset)
+        self._stamps[tp] = (epoch, position)
+        await self._thread.resume_input(tp)
         return position
 
     async def on_stop(self) -> None:
@@ -325,7 +338,7 @@ class Consumer(faust_aiokafka.Consumer):
         logs = {tp for tp in active if self.owners.kind(tp.topic) == "log"}
         found = self._take_reads(logs)
         if self._turn is None and active - logs:
-            self._turn_of = (self.app.consumer_generation_id, dict(self._seeks), active - logs)
+            self._turn_of = (self.app.consumer_generation_id, active - logs)
             self._turn = asyncio.ensure_future(self._thread.fetch(active - logs, GETMANY_SECONDS))
         if not found:
             await self._wait_for_something(logs, timeout)
@@ -356,7 +369,7 @@ class Consumer(faust_aiokafka.Consumer):
         return {TP(topic, partition): [read] for (topic, partition), read in self.owners.reads().items()}
 
     def _take_turn(self, fetched: Fetched, found: dict[TP, list[Any]]) -> None:
-        generation, seeks, active = self._turn_of
+        generation, active = self._turn_of
         if generation != self.app.consumer_generation_id:
             return
         for tp in active:
@@ -364,16 +377,13 @@ class Consumer(faust_aiokafka.Consumer):
             if self.owners.kind(tp.topic) != "observations":
                 if records:
                     found[tp] = list(records)
-            elif seeks.get(tp, 0) == self._seeks.get(tp, 0) and tp in self._stamps:
-                heard = fetched.heard.get(tp)
-                if records or heard is not None:
-                    found[tp] = [self._bundle(tp, records, heard)]
-
-    def _bundle(self, tp: TP, records: list[ConsumerRecord], heard_ms: int | None) -> Bundle:
-        position = self._stamps[tp]
-        after = records[-1].offset + 1 if records else position
-        self._stamps[tp] = after
-        return Bundle(position, tuple(records), after, heard_ms)
+                continue
+            epoch, position = self._stamps.get(tp, (-1, 0))
+            heard = fetched.heard.get(tp)
+            if fetched.epochs.get(tp) == epoch and (records or heard is not None):
+                after = records[-1].offset + 1 if records else position
+                self._stamps[tp] = (epoch, after)
+                found[tp] = [Bundle(position, tuple(records), after, heard)]
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:  # noqa: ASYNC109  # Faust's signature
         """As Faust's, without its seek to committed offsets and its bookkeeping of single offsets."""

@@ -72,7 +72,7 @@ class Prober:
         max_bytes: int = MAX_BYTES,
         timeout: float = TIMEOUT_S,  # noqa: ASYNC109 - as above
     ) -> Look:
-        """What is at ``runs`` (ascending, disjoint) now.
+        """What is at ``runs`` (ascending, disjoint) now; a ``topic_id`` of 16 zero bytes means whatever it is now.
 
         ``holes`` are offsets in no batch, or in a batch that does not hold them any more. Transaction markers and aborted
         records lie in a batch, so they are in none of the answer's fields; they are never candidates, because the log
@@ -86,15 +86,15 @@ class Prober:
                 UNKNOWN_TOPIC_ID).
         """
         if not runs:
-            leader = await self._leader(topic, partition, topic_id)
+            _, leader = await self._leader(topic, partition, topic_id)
             return Look(0, await self._cluster.offset(topic, partition, leader, EARLIEST, isolation))
-        looking = _Looking(self._cluster, topic, partition, topic_id, isolation, runs, max_bytes)
+        looking = _Looking(self._cluster, topic, partition, isolation, runs, max_bytes)
         failure: KafkaError = UnreachableError(f"{topic}/{partition} was not looked at within {timeout:g} s; see whether its leader is up")
         try:
             async with asyncio.timeout(timeout):
                 while True:
                     try:
-                        return await looking.run(await self._leader(topic, partition, topic_id))
+                        return await looking.run(*await self._leader(topic, partition, topic_id))
                     except UnreachableError as error:
                         failure = error
                     except BrokerError as error:
@@ -107,24 +107,23 @@ class Prober:
                 raise failure from None
             return looking.found()
 
-    async def _leader(self, topic: str, partition: int, topic_id: bytes) -> Leader:
+    async def _leader(self, topic: str, partition: int, topic_id: bytes) -> tuple[bytes, Leader]:
+        """The topic's id and who leads, asked afresh."""
         info = topic_of(await self._cluster.metadata([topic]), topic)
         if info.exists and NO_UUID not in (topic_id, info.topic_id) and info.topic_id != topic_id:
             raise BrokerError(ErrorCode.UNKNOWN_TOPIC_ID, f"{topic} was deleted and created anew; its new incarnation can't be compared")
         leader = info.leaders.get(partition)
         if leader is None or leader.node < 0:
             raise refusal(info.error or ErrorCode.LEADER_NOT_AVAILABLE, f"name the leader of {topic}/{partition}")
-        return leader
+        return info.topic_id, leader
 
 
 class _Looking:
     """One look under way: goes on where it was when a leader is lost."""
 
-    def __init__(
-        self, cluster: Cluster, topic: str, partition: int, topic_id: bytes, isolation: Isolation, runs: Runs, max_bytes: int
-    ) -> None:
+    def __init__(self, cluster: Cluster, topic: str, partition: int, isolation: Isolation, runs: Runs, max_bytes: int) -> None:
         self._cluster = cluster
-        self._topic, self._partition, self._topic_id = topic, partition, topic_id
+        self._topic, self._partition = topic, partition
         self._isolation = isolation
         self._runs = runs
         self._firsts = [first for first, _ in runs]
@@ -154,7 +153,7 @@ class _Looking:
             timestamps={offset: time for offset, time in times.items() if offset >= start},
         )
 
-    async def run(self, leader: Leader) -> Look:
+    async def run(self, topic_id: bytes, leader: Leader) -> Look:
         """Looks until all is looked at, or a bound is reached.
 
         Raises:
@@ -163,7 +162,7 @@ class _Looking:
         connection = await self._cluster.connection(leader.node)
         while self.at < self._runs[-1][1] and self._bytes_left > 0:
             self._skip_between_runs()
-            want = Want(self._topic, self._topic_id, self._partition, self.at, leader.epoch, -1, self._fetch_bytes())
+            want = Want(self._topic, topic_id, self._partition, self.at, leader.epoch, -1, self._fetch_bytes())
             frame, sections = await fetch(connection, [want], isolation=self._isolation, max_wait_ms=0, max_bytes=want.max_bytes)
             try:
                 section = next((one for one in sections if one.partition == self._partition), None)

@@ -348,8 +348,8 @@ def _tls(usable: Mapping[str, str], wrong: set[str]) -> Iterator[Problem]:
     if "ssl.ca.location" in usable and "ssl.ca.pem" in usable:
         yield "ssl.ca.pem", "stands beside ssl.ca.location: leave one of them out"
         return
-    if wrong & {name for name, one in PROPERTIES.items() if one.only == "SSL"} or not all(name in usable for name in pair if pair[0] in usable):
-        return
+    if wrong & {name for name, one in PROPERTIES.items() if one.only == "SSL"} or (pair[0] in usable) != (pair[1] in usable):
+        return  # the files are tried only where nothing is wrong with what names them
     trust = {name: value for name, value in usable.items() if name not in pair}
     try:
         make_ssl_context(trust)

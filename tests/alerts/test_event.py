@@ -24,8 +24,9 @@ def written(**changes: Any) -> bytes:
 
 def test_every_field_that_a_worker_writes_is_read() -> None:
     value = written(
-        cause="not_received", ranges=OffsetSet([(15_012, 15_015), (15_017, 15_020)]), open_count=6, open_gaps=1, horizon=15_400, log_start=0,
-        log_end=20_000, first_timestamp_ms=1, last_timestamp_ms=2, expires_at_ms=3, passed_at_ms=4, reason="r", by="b",
+        cause="not_received", ranges=OffsetSet([(15_012, 15_015), (15_017, 15_020)]), open_count=6, open_gaps=1,
+        horizon=15_400, log_start=0, log_end=20_000, first_timestamp_ms=1, last_timestamp_ms=2, expires_at_ms=3, passed_at_ms=4,
+        reason="r", by="b",
     )  # fmt: skip
     event = decode(value)
     assert json.loads(event.to_json()) == json.loads(value)

@@ -8,15 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.alerts import AlertEvent, Conflict, EventError, Fold, Hole
+from stream_app.alerts.event import Key
 from stream_app.alerts.fold import REMEMBERED
 
 KEY = ("orders", 0, "billing")
 A, B, C = (f"gapstream://cluster/gapstream/{birth}" for birth in "abc")
 
 
-def event(
-    sequence: int, kind: str = "gap.opened", *ranges: tuple[int, int], source: str = A, key: tuple[str, int, str] = KEY, **more: Any
-) -> AlertEvent:
+def event(sequence: int, kind: str = "gap.opened", *ranges: tuple[int, int], source: str = A, key: Key = KEY, **more: Any) -> AlertEvent:
     topic, partition, sink = key
     if kind == "gap.opened":
         more = {"cause": "not_received"} | more
@@ -34,9 +33,8 @@ def folded(*events: AlertEvent, from_start: bool = True) -> Fold:
 
 
 def test_opened_is_open_in_closed_ranges_by_cause() -> None:
-    fold = folded(
-        event(1, "gap.opened", (10, 14), (20, 20)), event(2, "gap.opened", (15, 15)), event(3, "gap.opened", (5, 5), cause="vanished")
-    )
+    first = event(1, "gap.opened", (10, 14), (20, 20))
+    fold = folded(first, event(2, "gap.opened", (15, 15)), event(3, "gap.opened", (5, 5), cause="vanished"))
     assert fold.open_gaps() == {KEY: {"not_received": [(10, 15), (20, 20)], "vanished": [(5, 5)]}}
 
 
@@ -57,11 +55,8 @@ def test_what_never_was_open_can_be_explained() -> None:
 
 
 def test_an_undone_acknowledgement_opens_again() -> None:
-    fold = folded(
-        event(1, "gap.opened", (1, 2), cause="expired"),
-        event(2, "gap.acknowledged", (1, 2)),
-        event(3, "gap.opened", (1, 1), cause="expired"),
-    )
+    lost, accepted = event(1, "gap.opened", (1, 2), cause="expired"), event(2, "gap.acknowledged", (1, 2))
+    fold = folded(lost, accepted, event(3, "gap.opened", (1, 1), cause="expired"))
     assert fold.open_gaps() == {KEY: {"expired": [(1, 1)]}}
 
 

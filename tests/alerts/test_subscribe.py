@@ -1,19 +1,16 @@
-"""Against librdkafka's mock cluster, which takes transactions and reads them back under read_committed."""
-
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+import uuid
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer
 
 from stream_app.alerts import EventError, Fold, Hole, subscribe
-from stream_app.alerts import subscribe as subscribe_function
 from stream_app.core import events
 from stream_app.core.offsets import OffsetSet
 from stream_app.errors import Unavailable
+from tests.support.kafka_kit import KafkaKit
 
 SOURCE = "gapstream://cluster/app/1"
 
@@ -26,53 +23,35 @@ def make(sequence: int, kind: str = "gap.opened", sink: str = "billing", first: 
 
 
 class Alerts:
-    """Writes to the alerts topic of one application, as workers do."""
+    """The alerts topic of one application."""
 
-    def __init__(self, cluster: Producer, app_id: str) -> None:
-        self.app_id = app_id
-        self.topic = f"{app_id}.alerts"
-        brokers = cluster.list_topics(timeout=10).brokers
-        self.conf = {"bootstrap.servers": ",".join(f"{one.host}:{one.port}" for one in brokers.values())}
-        self.producer = Producer(self.conf | {"transactional.id": app_id})
-        self.producer.init_transactions(10)
+    def __init__(self, kit: KafkaKit) -> None:
+        self.app_id = f"app-{uuid.uuid4().hex[:8]}"
+        self.topic = kit.make_topic(2, name=f"{self.app_id}.alerts")
+        self.conf = {"bootstrap.servers": kit.bootstrap}
+        self._kit = kit
 
-    def write(self, *told: events.Event, partition: int = 0, commit: bool = True, **options: Any) -> None:
-        self.write_raw(*(events.as_json(event, SOURCE) for event in told), partition=partition, commit=commit, **options)
+    def write(self, *told: events.Event, partition: int = 0, timestamp_ms: int | None = None) -> None:
+        self.write_raw(*(events.as_json(event, SOURCE) for event in told), partition=partition, timestamp_ms=timestamp_ms)
 
-    def write_raw(self, *values: bytes | None, partition: int = 0, commit: bool = True, **options: Any) -> None:
-        self.producer.begin_transaction()
-        for value in values:
-            self.producer.produce(self.topic, value, partition=partition, **options)
-        if commit:
-            self.producer.commit_transaction(10)
-        else:
-            self.producer.flush(10)
-            self.producer.abort_transaction(10)
+    def write_raw(self, *values: bytes | None, partition: int = 0, timestamp_ms: int | None = None) -> None:
+        self._kit.produce(self.topic, partition, len(values), value=lambda number: values[number], timestamp_ms=timestamp_ms)
+
+    def transact(self, *told: events.Event, commit: bool) -> None:
+        self._kit.transact(self.topic, 0, len(told), value=lambda number: events.as_json(told[number], SOURCE), commit=commit)
 
     def read(self, **options: Any) -> list[tuple[str, int]]:
         return [(event.sink, event.sequence) for event in subscribe(self.conf, self.app_id, follow=False, **options)]
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Producer]:
-    """Lives as long as this producer does."""
-    producer = Producer({"bootstrap.servers": "mock", "test.mock.num.brokers": 1, "log_level": 0})
-    yield producer
-    producer.flush(1)
-
-
 @pytest.fixture
-def alerts(cluster: Producer, request: pytest.FixtureRequest) -> Alerts:
-    return Alerts(cluster, f"app-{abs(hash(request.node.name))}")
-
-
-def test_the_package_hands_out_the_function() -> None:
-    assert callable(subscribe_function)
+def alerts(kit: KafkaKit) -> Alerts:
+    return Alerts(kit)
 
 
 def test_committed_events_up_to_the_end(alerts: Alerts) -> None:
-    alerts.write(make(1), make(2, "gap.filled", stop=4))
-    alerts.write(make(3, "gap.filled"), commit=False)
+    alerts.transact(make(1), make(2, "gap.filled", stop=4), commit=True)
+    alerts.transact(make(3, "gap.filled"), commit=False)
     alerts.write(make(1, sink="warehouse"), partition=1)
     fold = Fold()
     assert sorted(alerts.read(fold=fold)) == [("billing", 1), ("billing", 2), ("warehouse", 1)]
@@ -98,8 +77,8 @@ def test_the_fold_is_as_of_the_event_in_hand(alerts: Alerts) -> None:
 
 
 def test_from_a_time(alerts: Alerts) -> None:
-    alerts.write(make(1), timestamp=1_000_000)
-    alerts.write(make(2), make(3), timestamp=2_000_000)
+    alerts.write(make(1), timestamp_ms=1_000_000)
+    alerts.write(make(2), make(3), timestamp_ms=2_000_000)
     assert alerts.read(from_time_ms=1_000_001) == [("billing", 2), ("billing", 3)]
     assert alerts.read(from_time_ms=-5) == [("billing", 1), ("billing", 2), ("billing", 3)]
     assert alerts.read(from_time_ms=round(time.time() * 1_000) + 60_000) == []
@@ -115,9 +94,9 @@ def test_following_goes_on_after_the_end(alerts: Alerts) -> None:
 
 
 def test_following_from_now_hears_what_comes_later(alerts: Alerts) -> None:
-    alerts.write(make(1), timestamp=1_000_000)
+    alerts.write(make(1), timestamp_ms=1_000_000)
     reading = subscribe(alerts.conf, alerts.app_id, from_time_ms=2_000_000)
-    alerts.write(make(2), timestamp=3_000_000)
+    alerts.write(make(2), timestamp_ms=3_000_000)
     assert next(reading).sequence == 2
     reading.close()  # type: ignore[attr-defined]  # as above
 
@@ -133,7 +112,8 @@ def test_what_is_no_event_is_an_error_that_says_where_or_is_told(alerts: Alerts)
 
 
 def test_an_empty_topic(alerts: Alerts) -> None:
-    alerts.write(make(1), commit=False)
+    assert alerts.read() == []
+    alerts.transact(make(1), commit=False)
     assert alerts.read() == []
 
 
@@ -142,10 +122,10 @@ def test_no_topic(alerts: Alerts) -> None:
         next(subscribe(alerts.conf, "nobody"))
 
 
-def test_no_brokers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stream_app.alerts.subscribe.ASK_SECONDS", 0.5, raising=False)
-    with pytest.raises(Unavailable, match="Kafka can't be asked"):
-        next(subscribe({"bootstrap.servers": "127.0.0.1:1"}, "app"))
+def test_no_brokers() -> None:
+    told: list[str] = []
+    with pytest.raises(Unavailable, match=r"Kafka can.t be reached .* see bootstrap\.servers"):
+        next(subscribe({"bootstrap.servers": "127.0.0.1:1"}, "app", on_trouble=told.append, timeout_s=0.5))
 
 
 def test_a_property_that_is_none() -> None:

@@ -66,7 +66,8 @@ def runs(offsets: list[int]) -> Iterator[tuple[int, int]]:
 
 def fill(bootstrap: str, topic: str, partitions: int, per_partition: int) -> None:
     """Records of about 100 bytes, evenly spread."""
-    AdminClient({"bootstrap.servers": bootstrap}).create_topics([NewTopic(topic, partitions, 1)])[topic].result(30)
+    admin = AdminClient({"bootstrap.servers": bootstrap})  # kept by name: it must outlive its future
+    admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(30)
     producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 20, "batch.size": 200_000, "queue.buffering.max.messages": 500_000})
     payload = random.Random(1).randbytes(50).hex().encode()
     for number in range(per_partition):
@@ -137,7 +138,7 @@ class Fire:
             second.ready()
 
 
-def judge(rig: Rig, worker: Worker, topic: str, truth: Truth, total: int, seconds: float) -> list[str]:
+def judge(rig: Rig, worker: Worker, topic: str, truth: Truth, seconds: float) -> list[str]:
     """Differences between what is said and the truth; empty when there are none."""
     wanted = {(topic, partition, SINK): offsets for partition, offsets in truth.skipped.items() if offsets}
 
@@ -188,6 +189,17 @@ def folded(rig: Rig) -> Alerts:
     return alerts
 
 
+def reported(rig: Rig, topic: str) -> dict[int, set[int]]:
+    """What the sidecar wrote, by partition: tells whether a difference is the reporter's or the worker's."""
+    import json
+
+    found: dict[int, set[int]] = {}
+    for message in rig.read(f"{rig.app_id}.observations.{topic}"):
+        for first, last in json.loads(message.value()).get("runs", []):
+            found.setdefault(message.partition(), set()).update(range(first, last + 1))
+    return found
+
+
 def difference(wanted: dict[tuple[str, int, str], set[int]], found: dict[tuple[str, int, str], set[int]]) -> str:
     """A few offsets that one has and the other has not."""
     lines = []
@@ -223,14 +235,18 @@ def campaign(options: argparse.Namespace, bootstrap: str, folder: Path) -> list[
         last = rig.workers[-1]
         print(f"seed {options.seed}: consumed; {fire.killed} kills, {fire.frozen} freezes", flush=True)
         faults = [] if (fire.killed, bool(fire.frozen)) == (options.kills, options.freeze > 0) else ["the fire was not made as asked"]
-        faults += judge(rig, last.ready(), topic, truth, per_partition * options.partitions, 90)
+        faults += judge(rig, last.ready(), topic, truth, options.patience)
         for partition, offsets in truth.skipped.items():
             for first, end in runs(sorted(offsets)):
                 sidecar.received(topic, partition, first, end)
         sidecar.close()
         filled = Truth({p: set() for p in truth.skipped}, truth.repeated)
-        faults += [f"after the late report: {fault}" for fault in judge(rig, last, topic, filled, 0, 60)]
+        faults += [f"after the late report: {fault}" for fault in judge(rig, last, topic, filled, options.patience)]
         if faults:
+            said = reported(rig, topic)
+            for partition in truth.skipped:
+                lacks = set(range(per_partition)) - said.get(partition, set())
+                print(f"partition {partition}: {len(lacks)} offsets are in no observation, {sorted(lacks)[:3]}", flush=True)
             for one in rig.workers:
                 print(f"--- worker {one.number}\n{one.tail(6000)}", flush=True)
         return faults
@@ -250,6 +266,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--kills", type=int, default=0, help="kill -9 of the worker so often, 3 to 20 s apart")
     parser.add_argument("--freeze", type=float, default=0, help="at the end SIGSTOP for so many seconds, with a second worker beside")
     parser.add_argument("--grace", default="2s")
+    parser.add_argument("--patience", type=float, default=90, help="seconds until everything must be found")
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args(arguments)
     folder = options.folder or Path(tempfile.mkdtemp(prefix="gapstream-spine-"))

@@ -10,6 +10,7 @@ import asyncio
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from tests.support.kafka_messages import Message
@@ -92,25 +93,38 @@ class FakeCluster:
         """What is done to a whole answer (without its size); None: the connection is closed instead."""
         self.partial_batches = False
         """Cut an answer at the size asked for, as brokers did before Fetch v3, and end it inside a batch."""
-        self.metadata_faults: list[int] = []
-        """Error codes that the next metadata answers give for every topic."""
+        self.hangs = False
+        """Take fetches and answer none until this is False and :meth:`changed` is called."""
+        self.before_epochs: Callable[[], None] = lambda: None
+        """Called before OffsetForLeaderEpoch is answered."""
+        self.served = asyncio.Event()
+        """Set with every request."""
         self._nodes = nodes
         self._servers: list[asyncio.Server] = []
+        self._addresses: list[tuple[str, int]] = []
         self._writers: set[asyncio.StreamWriter] = set()
+        self._serving: set[asyncio.Task[Any]] = set()
         self._connections = 0
         self._changed = asyncio.Event()
 
     async def __aenter__(self) -> FakeCluster:
         """Listens on a free port of loopback per node."""
         for node in range(self._nodes):
-            self._servers.append(await asyncio.start_server(lambda r, w, node=node: self._serve(node, r, w), "127.0.0.1", 0))
+            server = await asyncio.start_server(partial(self._serve, node), "127.0.0.1", 0)
+            self._servers.append(server)
+            self._addresses.append(("127.0.0.1", int(server.sockets[0].getsockname()[1])))
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Closes everything."""
+        self.served.set()
         for server in self._servers:
             server.close()
         self.drop_connections()
+        self.hangs = False
+        self.changed()
+        if self._serving:
+            await asyncio.wait(self._serving)
         for server in self._servers:
             await server.wait_closed()
 
@@ -124,8 +138,7 @@ class FakeCluster:
 
     def address(self, node: int = 0) -> tuple[str, int]:
         """Host and port."""
-        host, port = self._servers[node].sockets[0].getsockname()[:2]
-        return str(host), int(port)
+        return self._addresses[node]
 
     def changed(self) -> None:
         """Wakes the fetches that wait at the end of a log."""
@@ -145,12 +158,21 @@ class FakeCluster:
         """Those that came in."""
         return [one for one in self.asked if one.api == api]
 
+    async def until_asked(self, api: int, times: int) -> None:
+        """Returns when so many have come in."""
+        while len(self.requests(api)) < times:
+            self.served.clear()
+            await self.served.wait()
+
     # ---------------------------------------------------------------------------------------------------- serving
 
     async def _serve(self, node: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections += 1
         number = self._connections
         self._writers.add(writer)
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
         try:
             while True:
                 size = int.from_bytes(await reader.readexactly(4), "big")
@@ -161,6 +183,7 @@ class FakeCluster:
         except (asyncio.IncompleteReadError, ConnectionError):
             return
         finally:
+            self._serving.discard(task)
             self._writers.discard(writer)
             writer.close()
 
@@ -184,6 +207,7 @@ class FakeCluster:
         body = message.decode(version, request[10 + size + flexible :])
         asked = Asked(node, number, api, version, body)
         self.asked.append(asked)
+        self.served.set()
         value = await {FETCH: self._fetch, LIST_OFFSETS: self._offsets, METADATA: self._metadata, EPOCH_END: self._epochs}.get(
             api, self._versions
         )(asked)
@@ -195,21 +219,20 @@ class FakeCluster:
         return {"ApiKeys": [{"ApiKey": api, "MinVersion": low, "MaxVersion": high} for api, (low, high) in self.offered.items()]}
 
     async def _metadata(self, asked: Asked) -> dict[str, Any]:
-        fault = self.metadata_faults.pop(0) if self.metadata_faults else 0
         names = self.topics if asked.body["Topics"] is None else [one["Name"] for one in asked.body["Topics"]]
         return {
             "Brokers": [{"NodeId": node, "Host": self.address(node)[0], "Port": self.address(node)[1]} for node in self._alive()],
             "ClusterId": "fake",
-            "Topics": [self._topic(asked.version, name, fault) for name in names],
+            "Topics": [self._topic(asked.version, name) for name in names],
         }
 
     def _alive(self) -> Iterable[int]:
         return (node for node, server in enumerate(self._servers) if server.is_serving())
 
-    def _topic(self, version: int, name: str, fault: int) -> dict[str, Any]:
+    def _topic(self, version: int, name: str) -> dict[str, Any]:
         topic = self.topics.get(name)
-        if topic is None or fault:
-            return {"Name": name, "ErrorCode": fault or _UNKNOWN_TOPIC}
+        if topic is None:
+            return {"Name": name, "ErrorCode": _UNKNOWN_TOPIC}
         partitions = [
             {"PartitionIndex": index, "LeaderId": log.leader, "ReplicaNodes": [0], "IsrNodes": [0]}
             | ({"LeaderEpoch": log.epoch} if version >= 7 else {})
@@ -228,6 +251,7 @@ class FakeCluster:
         return {"Topics": [{"Name": topic["Name"], "Partitions": [told]}]}
 
     async def _epochs(self, asked: Asked) -> dict[str, Any]:
+        self.before_epochs()
         (topic,) = asked.body["Topics"]
         (wanted,) = topic["Partitions"]
         log = self.topics[topic["Topic"]].logs[wanted["Partition"]]
@@ -246,6 +270,8 @@ class FakeCluster:
     # ------------------------------------------------------------------------------------------------------ fetch
 
     async def _fetch(self, asked: Asked) -> dict[str, Any]:
+        while self.hangs:
+            await self._changed.wait()
         answer, filled = self._fetch_now(asked)
         if not filled:
             changed = self._changed
@@ -304,12 +330,9 @@ class FakeCluster:
         for one in log.batches:
             if _last(one) < offset or _base(one) >= bound:
                 continue
-            if self.partial_batches:
-                out += one
-            elif len(out) + len(one) <= size or (first and not out):
-                out += one
-            else:
+            if not self.partial_batches and len(out) + len(one) > size and (out or not first):
                 break
+            out += one
         return out[:size] if self.partial_batches else out
 
 

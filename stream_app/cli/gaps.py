@@ -1,0 +1,65 @@
+"""``gapstream gaps``: the list of what is missing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from stream_app.cli.client import REASONS, WorkerClient, with_filters
+from stream_app.cli.main import with_json, with_worker_url
+from stream_app.cli.output import Column, print_json, print_table
+from stream_app.cli.status import NOTHING, replayable
+
+_CAUSE = 6
+_COLUMNS: Sequence[Column | str] = (
+    "TOPIC", Column("PARTITION", "right"), "SINK", Column("FIRST", "right"), Column("LAST", "right"), Column("RECORDS", "right"), "CAUSE",
+    "OPENED", "RECORDS FROM", "UNTIL", "REPLAYABLE FOR",
+)  # fmt: skip
+
+
+@click.command(
+    epilog="""\b
+Example:
+  gapstream gaps --topic orders --sink warehouse
+  gapstream gaps --cause not_received --json
+  gapstream gaps --topic orders --partition 3 --all"""
+)
+@with_filters
+@click.option("--all", "explained_too", is_flag=True, help="With explained ones.")
+@with_json
+@with_worker_url
+def command(
+    url: str,
+    token: str | None,
+    topic: str | None,
+    partition: int | None,
+    sink: str | None,
+    cause: str | None,
+    explained_too: bool,
+    as_json: bool,
+) -> None:
+    """List open gaps, by topic, partition, sink and offset; the whole list, however long."""
+    asked = {"topic": topic, "partition": partition, "sink": sink, "cause": cause, "all": 1 if explained_too else None}
+    found = [gap for page in WorkerClient(url, token).gaps(asked) for gap in page]
+    if as_json:
+        print_json({"gaps": found, "next": None})
+        return
+    now_ms = time.time_ns() // 1_000_000
+    print_table(
+        _COLUMNS,
+        [_row(gap, now_ms) for gap in found],
+        style_of=lambda row: None if row[_CAUSE] in REASONS else "red",
+        empty="no gaps"
+        if explained_too or any(asked.values()) or partition is not None
+        else "no open gaps; gapstream status says what is unknown",
+    )
+
+
+def _row(gap: Mapping[str, Any], now_ms: int) -> list[object]:
+    replay = replayable(gap["expires_at"], now_ms) if gap["cause"] == "not_received" else NOTHING
+    opened = NOTHING if gap["cause"] in REASONS else gap["opened_at"]
+    names = ("topic", "partition", "sink", "first_offset", "last_offset", "count", "cause")
+    return [*(gap[name] for name in names), opened, gap["first_timestamp"], gap["last_timestamp"], replay]

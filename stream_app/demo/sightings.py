@@ -1,0 +1,63 @@
+"""What the alert events say went wrong, in the words of the demo's faults; knows nothing of what was planned. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from stream_app.alerts import AlertEvent, Fold
+from stream_app.core.model import Reason
+from stream_app.core.offsets import OffsetSet
+from stream_app.demo.faults import Fault, Kind
+
+Place = tuple[str, int]
+"""Topic and partition."""
+
+FILLED = "gap.filled"
+OPENED = "gap.opened"
+EXPLAINED = "gap.explained"
+DUPLICATE = "duplicate.detected"
+
+
+class Sightings:
+    """Events in, faults out. Lost is what the fold of the events holds open; the others are sets of offsets."""
+
+    def __init__(self) -> None:
+        self._fold = Fold()
+        self._seen: dict[tuple[Kind, Place], OffsetSet] = {}
+
+    def note(self, event: AlertEvent) -> list[Fault]:
+        """Take one event; what it shows by itself (a gap that opens: lost, until it is filled)."""
+        kind = _kind(event)
+        if not self._fold.apply(event) or kind is None:
+            return []
+        offsets = event.offsets()
+        if kind is not Kind.LOST:
+            self._seen.setdefault((kind, (event.topic, event.partition)), OffsetSet()).update(offsets)
+        return list(_faults(kind, (event.topic, event.partition), offsets))
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the events can't be relied on; None: each came once, in order, without a hole."""
+        wrong = [*self._fold.holes, *self._fold.conflicts]
+        return f"the alert stream is not whole: {wrong[0]}" if wrong else None
+
+    def faults(self) -> list[Fault]:
+        """All of them as of now: each maximal run of offsets is one fault."""
+        found = [fault for (kind, place), offsets in self._seen.items() for fault in _faults(kind, place, offsets)]
+        lost: dict[Place, OffsetSet] = {}
+        for (topic, partition, _), causes in self._fold.open_gaps().items():
+            for ranges in causes.values():
+                lost.setdefault((topic, partition), OffsetSet()).update(OffsetSet((first, last + 1) for first, last in ranges))
+        found += [fault for place, offsets in lost.items() for fault in _faults(Kind.LOST, place, offsets)]
+        return sorted(found, key=lambda fault: fault.order)
+
+
+def _kind(event: AlertEvent) -> Kind | None:
+    if event.type == EXPLAINED:
+        return Kind.QUARANTINED if event.reason == Reason.QUARANTINED else None
+    return {OPENED: Kind.LOST, FILLED: Kind.LATE, DUPLICATE: Kind.DUPLICATE}.get(event.type)
+
+
+def _faults(kind: Kind, place: Place, offsets: OffsetSet) -> Iterator[Fault]:
+    for first, stop in offsets.runs():
+        yield Fault(kind, *place, first, stop)

@@ -1,0 +1,464 @@
+"""A partition and its sinks as plain dicts of integers: slow, obvious, and written from the contract, not from the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from stream_app.core.model import Run
+from stream_app.core.sink import Policy
+from stream_app.core.states import State
+
+OPEN = {
+    State.NOT_RECEIVED: "not_received",
+    State.EXPIRED: "expired",
+    State.VANISHED: "vanished",
+    State.UNREADABLE: "unreadable",
+}
+EXPLAINED = {
+    State.TOMBSTONE: "tombstone",
+    State.QUARANTINED: "quarantined",
+    State.COMPACTED: "compacted",
+    State.ACKNOWLEDGED: "acknowledged",
+    State.UNOBSERVED: "unobserved",
+}
+ABSENT = ("transaction_marker", "aborted", "compacted", "log_hole")
+AGAIN_MAX = 8
+
+Told = tuple[str, str, str | None, frozenset[int]]
+"""Type of event, sink, cause, offsets."""
+
+
+def runs_of(offsets: Iterable[int]) -> tuple[Run, ...]:
+    """Maximal runs of offsets."""
+    out: list[Run] = []
+    for offset in sorted(offsets):
+        if out and out[-1][1] == offset:
+            out[-1] = (out[-1][0], offset + 1)
+        else:
+            out.append((offset, offset + 1))
+    return tuple(out)
+
+
+@dataclass
+class Saw:
+    """What a look found, offset by offset."""
+
+    upto: int
+    log_start: int
+    found: Mapping[int, str]
+    """``hole``, ``tombstone`` or ``unreadable``; anything else is still there."""
+
+
+@dataclass
+class NaiveSink:
+    """One sink. ``states`` holds every offset that was said or judged something of; the others are in flight or absent."""
+
+    policy: Policy
+    floor: int | None = None
+    settled: int | None = None
+    lowest: int | None = None
+    highest: int | None = None
+    claim: int | None = None
+    heard: bool = False
+    states: dict[int, State] = field(default_factory=dict)
+    accepted: dict[int, State] = field(default_factory=dict)
+    """What an acknowledged offset was."""
+    again: dict[int, list[bool]] = field(default_factory=dict)
+    """Ahead of the log's reader: further observations of an offset, and whether each is to be told if it is a duplicate."""
+    untold: set[tuple[int, State]] = field(default_factory=set)
+    untold_duplicates: set[int] = field(default_factory=set)
+    told_duplicates_ms: int | None = None
+    horizons: list[tuple[int, int, int]] = field(default_factory=list)
+    """(broker's time, worker's time, horizon) after each observation."""
+    sequences: dict[str, int] = field(default_factory=dict)
+    observed: int = 0
+    duplicates: int = 0
+    absent_observed: int = 0
+    excused: set[int] = field(default_factory=set)
+    """Was received or accepted once and is open again: complete through had passed it by right."""
+
+    @property
+    def horizon(self) -> int | None:
+        return self.highest if self.claim is None else self.claim
+
+    def open(self, state: State) -> set[int]:
+        return {offset for offset, held in self.states.items() if held is state}
+
+
+@dataclass
+class NaivePartition:
+    """See the module."""
+
+    policies: dict[str, Policy]
+    origin: int
+    end: int
+    start: int = 0
+    read: int = 0
+    bound: int = 0
+    seen_end: int = 0
+    ever_compacted: bool | None = False
+    kinds: dict[int, str] = field(default_factory=dict)
+    """Kind of every offset that was read."""
+    times: dict[int, int] = field(default_factory=dict)
+    forgotten: set[int] = field(default_factory=set)
+    """Absent offsets that the ledger does not know any more."""
+    counts: dict[str, int] = field(default_factory=dict)
+    sinks: dict[str, NaiveSink] = field(default_factory=dict)
+    broker_ms: int | None = None
+    heard_ms: int | None = None
+    told: list[Told] = field(default_factory=list)
+    epoch: int = 0
+
+    def __post_init__(self) -> None:
+        self.start = self.read = self.origin
+        self.bound = self.seen_end = self.end
+        for policy in self.policies.values():
+            self._add(policy)
+
+    # --- the log ---
+
+    def read_log(self, kinds: Sequence[str], start: int, end: int, bound: int, now_ms: int) -> None:
+        before, stop = self.read, self.read + len(kinds)
+        for offset, kind in zip(range(before, stop), kinds, strict=True):
+            if kind == "hole":
+                kind = "log_hole" if self.ever_compacted is False and offset >= self.seen_end else "compacted"
+            self.kinds[offset], self.times[offset] = kind, now_ms
+            self.counts[kind] = self.counts.get(kind, 0) + 1
+        self.read, self.start, self.end, self.bound = stop, max(self.start, start), end, min(bound, end)
+        fresh = range(before, stop)
+        self._tell("gap.opened", "log", "log_hole", [o for o in fresh if self.kinds[o] == "log_hole"])
+        self._tell("log.unread", "log", None, [o for o in fresh if self.kinds[o] == "unread"])
+        self._tell("log.unreadable", "log", None, [o for o in fresh if self.kinds[o] == "unreadable"])
+        for name, sink in self.sinks.items():
+            for offset in fresh:
+                self._reached(sink, offset)
+            self._expire(name, sink)
+
+    def _reached(self, sink: NaiveSink, offset: int) -> None:
+        said, again = sink.states.get(offset), sink.again.pop(offset, [])
+        if self.kinds[offset] == "unread" and said is None and offset >= (sink.floor or 0):
+            sink.states[offset] = State.UNREAD
+        if self.kinds[offset] in ABSENT:
+            sink.absent_observed += (said in (State.RECEIVED, State.QUARANTINED)) + len(again[:AGAIN_MAX])
+            sink.states.pop(offset, None)
+        elif said is State.RECEIVED:
+            sink.observed += 1
+            sink.duplicates += len(again[:AGAIN_MAX])
+            if any(again) and sink.policy.tell_duplicates:
+                sink.untold_duplicates.add(offset)
+
+    def _expire(self, name: str, sink: NaiveSink) -> None:
+        gone = [o for o in sink.open(State.NOT_RECEIVED) if o < self.start]
+        for offset in gone:
+            sink.states[offset] = State.EXPIRED
+        self._tell("gap.expired", name, "expired", gone)
+
+    def is_absent(self, offset: int) -> bool:
+        return self.kinds.get(offset) in ABSENT and offset not in self.forgotten
+
+    def is_record(self, offset: int) -> bool:
+        return self.kinds.get(offset) in ("record", "unreadable", "unread")
+
+    # --- observations ---
+
+    def observe(
+        self,
+        name: str,
+        status: str,
+        offsets: Collection[int],
+        claim: int | None,
+        sequence: tuple[str, int] | None,
+        undo: bool,
+        broker_ms: int,
+        now_ms: int,
+    ) -> None:
+        self.broker_ms = max(broker_ms, self.broker_ms or 0)
+        sink = self.sinks.get(name) or self._add(Policy(name, configured=False, stall_after_ms=None, tell_duplicates=False))
+        if sequence is not None:
+            source, number = sequence
+            if number <= sink.sequences.get(source, -1):
+                return
+            sink.sequences[source] = number
+        mine = [o for o in offsets if o >= max(self.origin, sink.floor or 0)]
+        moved: dict[tuple[str, str | None], list[int]] = {}
+        for offset in mine:
+            event = self._move(sink, status, offset, undo, sequence is not None)
+            if event is not None:
+                moved.setdefault(event, []).append(offset)
+        for (kind, cause), gone in moved.items():
+            self._tell(kind, name, cause, gone)
+        if status == "acknowledged":
+            self._expire(name, sink)
+            return
+        sink.heard = True
+        said = [max(o, self.origin) for o in (*([min(offsets)] if offsets else []), *([] if claim is None else [claim]))]
+        sink.lowest = min([*said, *([] if sink.lowest is None else [sink.lowest])], default=None)
+        self._horizon(sink, offsets, claim, now_ms)
+
+    def _move(self, sink: NaiveSink, status: str, offset: int, undo: bool, alertable: bool) -> tuple[str, str | None] | None:
+        """The row of the contract's table; the event that is told at once, by type and cause."""
+        ahead, state = offset >= self.read, sink.states.get(offset)
+        if self.is_absent(offset):
+            sink.absent_observed += status in ("received", "quarantined")
+            return None
+        if offset in self.forgotten:  # nobody knows any more that it is absent
+            state = State.RECEIVED
+        if status == "acknowledged":
+            return self._decide(sink, offset, state, undo)
+        if status == "received":
+            return self._receive(sink, offset, state, ahead, alertable)
+        after = State.QUARANTINED if status == "quarantined" else State.UNOBSERVED
+        if state in (State.NOT_RECEIVED, *(OPEN if status == "quarantined" else ())):
+            sink.states[offset] = after
+            return "gap.explained", OPEN[state]
+        if state is None or (state is State.UNREAD and status == "quarantined"):
+            sink.states[offset] = after
+            sink.untold.add((offset, after))
+        return None
+
+    def _decide(self, sink: NaiveSink, offset: int, state: State | None, undo: bool) -> tuple[str, str | None] | None:
+        if undo and state is State.ACKNOWLEDGED:
+            back = sink.states[offset] = sink.accepted.pop(offset)
+            sink.excused.add(offset)
+            return None if back is State.UNREAD else ("gap.opened", OPEN[back])
+        if not undo and (state in OPEN or state is State.UNREAD):
+            sink.states[offset], sink.accepted[offset] = State.ACKNOWLEDGED, state
+            return "gap.acknowledged", OPEN.get(state)
+        return None
+
+    def _receive(
+        self, sink: NaiveSink, offset: int, state: State | None, ahead: bool, alertable: bool
+    ) -> tuple[str, str | None] | None:
+        if state is State.RECEIVED:
+            if ahead:
+                sink.again.setdefault(offset, []).append(alertable)
+                return None
+            sink.duplicates += 1
+            if alertable and sink.policy.tell_duplicates:
+                sink.untold_duplicates.add(offset)
+            return None
+        sink.states[offset] = State.RECEIVED
+        sink.accepted.pop(offset, None)
+        sink.observed += not ahead
+        return ("gap.filled", OPEN[state]) if state in OPEN else None
+
+    def _horizon(self, sink: NaiveSink, offsets: Collection[int], claim: int | None, now_ms: int) -> None:
+        if offsets:
+            sink.highest = max(max(offsets) + 1, sink.highest or 0)
+        if claim is not None:
+            if sink.claim is None:
+                sink.horizons = [said for said in sink.horizons if said[2] <= claim]
+            sink.claim = max(claim, sink.claim or 0)
+        if sink.horizon is not None:
+            assert self.broker_ms is not None
+            sink.horizons.append((self.broker_ms, now_ms, sink.horizon))
+
+    def vanish(self, name: str, offsets: Iterable[int]) -> None:
+        sink = self.sinks[name]
+        gone = []
+        for offset in offsets:
+            in_reach = offset >= (sink.settled or 0) or offset >= max(self.start, sink.floor or 0)
+            if offset < self.read and in_reach and sink.states.get(offset) is State.RECEIVED:
+                sink.states[offset] = State.VANISHED
+                sink.excused.add(offset)
+                gone.append(offset)
+        self._tell("gap.opened", name, "vanished", gone)
+
+    # --- verdicts ---
+
+    def due(self, name: str) -> tuple[int, list[int]] | None:
+        """(how far the sink may be judged, what a look is needed for first); None where nothing is due."""
+        sink = self.sinks[name]
+        grace = sink.policy.grace_ms
+        passed = [
+            horizon
+            for broker_ms, worker_ms, horizon in sink.horizons
+            if (self.broker_ms is not None and broker_ms + grace <= self.broker_ms)
+            or (self.heard_ms is not None and worker_ms + grace <= self.heard_ms)
+        ]
+        if not passed:
+            return None
+        if sink.floor is None:
+            assert sink.lowest is not None
+            lowest = max([self.origin, sink.lowest, *(offset + 1 for offset in self.forgotten)])
+            sink.floor = lowest if sink.policy.floor is None else max(lowest, sink.policy.floor)
+            for offset in [o for o in sink.states if o < sink.floor]:
+                del sink.states[offset]
+                sink.again.pop(offset, None)
+        if sink.settled is None:
+            sink.settled = sink.floor
+        stop = min(max(passed), self.read)
+        if stop <= sink.settled:
+            return None
+        lacking = self.in_flight(sink, stop)
+        if not lacking:
+            sink.settled = stop
+            return None
+        sink.settled = lacking[0]
+        return stop, lacking
+
+    def in_flight(self, sink: NaiveSink, stop: int) -> list[int]:
+        first = sink.settled if sink.settled is not None else sink.floor
+        assert first is not None
+        return [o for o in range(first, stop) if self.is_record(o) and o not in sink.states]
+
+    def judge(self, name: str, stop: int, epoch: int, asked: Collection[int], saw: Saw) -> None:
+        sink = self.sinks.get(name)
+        stop = min(stop, saw.upto)
+        if epoch != self.epoch or sink is None or sink.settled is None or stop <= sink.settled:
+            return
+        opened: dict[State, list[int]] = {}
+        for offset in self.in_flight(sink, stop):
+            assert offset in asked, f"{offset} is judged and nobody looked at it"
+            state = self._verdict(sink, offset, saw)
+            sink.states[offset] = state
+            if state in OPEN:
+                opened.setdefault(state, []).append(offset)
+        sink.settled = stop
+        for state, offsets in opened.items():
+            self._tell("gap.opened", name, OPEN[state], offsets)
+
+    def _verdict(self, sink: NaiveSink, offset: int, saw: Saw) -> State:
+        found = saw.found.get(offset)
+        if offset < max(saw.log_start, self.start):
+            return State.EXPIRED
+        if found == "hole":
+            return State.EXPIRED if self.ever_compacted is False else State.COMPACTED
+        if found == "tombstone" and sink.policy.tombstones_optional:
+            return State.TOMBSTONE
+        if found == "unreadable" or self.kinds[offset] == "unreadable":
+            return State.UNREADABLE
+        return State.NOT_RECEIVED
+
+    def evaluate(self, now_ms: int) -> None:
+        for name, sink in self.sinks.items():
+            known = {(o, state) for o, state in sink.untold if o < self.read}
+            sink.untold -= known
+            for said in (State.QUARANTINED, State.UNOBSERVED):
+                still = [o for o, state in known if state is said and sink.states.get(o) is state]
+                self._tell("gap.explained", name, None, still)
+            last = sink.told_duplicates_ms
+            if sink.untold_duplicates and (last is None or not last <= now_ms < last + 1_000):
+                self._tell("duplicate.detected", name, None, sink.untold_duplicates)
+                sink.untold_duplicates, sink.told_duplicates_ms = set(), now_ms
+
+    # --- the log loses its end, or is another one; the configuration changes ---
+
+    def truncate(self, offset: int) -> None:
+        self.epoch += 1
+        for name, sink in self.sinks.items():
+            self._close(name, sink, offset)
+            for held in (sink.states, sink.accepted, sink.again):
+                for o in [o for o in held if o >= offset]:
+                    del held[o]
+            sink.untold = {(o, state) for o, state in sink.untold if o < offset}
+            sink.untold_duplicates = {o for o in sink.untold_duplicates if o < offset}
+            for name_of in ("floor", "settled", "lowest", "highest", "claim"):
+                if getattr(sink, name_of) is not None:
+                    setattr(sink, name_of, min(getattr(sink, name_of), offset))
+            sink.horizons = [(broker_ms, worker_ms, min(horizon, offset)) for broker_ms, worker_ms, horizon in sink.horizons]
+            sink.excused = {o for o in sink.excused if o < offset}
+        self._tell("gap.explained", "log", "log_hole", self.holes(offset))
+        self._tell("log.truncated", "log", None, range(offset, self.read))
+        self.kinds = {o: kind for o, kind in self.kinds.items() if o < offset}
+        self.forgotten = {o for o in self.forgotten if o < offset}
+        for name_of in ("origin", "seen_end", "start", "read", "end", "bound"):
+            setattr(self, name_of, min(getattr(self, name_of), offset))
+
+    def _close(self, name: str, sink: NaiveSink, offset: int) -> None:
+        for state, cause in OPEN.items():
+            self._tell("gap.explained", name, cause, [o for o in sink.open(state) if o >= offset])
+
+    def holes(self, first: int = 0) -> list[int]:
+        """What the sink ``log`` lacks."""
+        return [o for o, kind in self.kinds.items() if kind == "log_hole" and o >= first]
+
+    def recreate(self, log_start: int, log_end: int) -> None:
+        self.truncate_told(0)
+        self.told.append(("log.recreated", "log", None, frozenset()))
+        names = list(self.sinks)
+        policies = {name: sink.policy for name, sink in self.sinks.items()}
+        self.kinds, self.times, self.forgotten, self.counts, self.sinks = {}, {}, set(), {}, {}
+        self.origin = self.start = self.read = log_start
+        self.end = self.bound = self.seen_end = log_end
+        self.epoch += 1
+        for name in names:
+            sink = self._add(policies[name])
+            sink.floor = None if policies[name].floor is None else log_start
+
+    def truncate_told(self, offset: int) -> None:
+        for name, sink in self.sinks.items():
+            self._close(name, sink, offset)
+        self._tell("gap.explained", "log", "log_hole", self.holes(offset))
+
+    def configure(self, policies: dict[str, Policy]) -> None:
+        self.policies = policies
+        for name, policy in policies.items():
+            sink = self.sinks.get(name)
+            if sink is None:
+                self._add(policy)
+                continue
+            was, sink.policy = sink.policy.configured, policy
+            if not was:
+                for state, cause in OPEN.items():
+                    self._tell("gap.opened", name, cause, sink.open(state))
+        for name, sink in self.sinks.items():
+            if name not in policies and sink.policy.configured:
+                self._close(name, sink, 0)
+                self.told.append(("sink.removed", name, None, frozenset()))
+                sink.policy = Policy(name, configured=False, stall_after_ms=None, tell_duplicates=False)
+
+    def begin(self, now_ms: int) -> None:
+        self.heard_ms = None
+        for sink in self.sinks.values():
+            sink.told_duplicates_ms = None
+            sink.horizons = [(broker_ms, now_ms, horizon) for broker_ms, _, horizon in sink.horizons]
+
+    def _add(self, policy: Policy) -> NaiveSink:
+        sink = NaiveSink(policy)
+        if policy.floor is not None:
+            sink.floor = max(policy.floor, self.origin, self.start)
+        for offset, kind in self.kinds.items():
+            if kind == "unread" and offset >= (sink.floor or 0):
+                sink.states[offset] = State.UNREAD
+        self.sinks[policy.name] = sink
+        return sink
+
+    # --- telling and showing ---
+
+    def _tell(self, kind: str, name: str, cause: str | None, offsets: Iterable[int]) -> None:
+        told = frozenset(offsets)
+        if told and (name == "log" or self.sinks[name].policy.configured):
+            self.told.append((kind, name, cause, told))
+
+    def gaps(self, name: str) -> list[tuple[int, int, int, str]]:
+        """(first, stop, records, cause) of each open gap, ascending."""
+        if name == "log":
+            return sorted(self._joined(self.holes(), "log_hole"))
+        sink = self.sinks[name]
+        return sorted(gap for state, cause in OPEN.items() for gap in self._joined(sink.open(state), cause))
+
+    def _joined(self, offsets: Collection[int], cause: str) -> Iterator[tuple[int, int, int, str]]:
+        inside: list[int] = []
+        for offset in sorted(offsets):
+            if inside and not all(self.is_absent(o) for o in range(inside[-1] + 1, offset)):
+                yield inside[0], inside[-1] + 1, len(inside), cause
+                inside = []
+            inside.append(offset)
+        if inside:
+            yield inside[0], inside[-1] + 1, len(inside), cause
+
+    def overdue(self, name: str, through_ms: int) -> list[int]:
+        """Records older than this that are neither received nor explained."""
+        sink = self.sinks[name]
+        assert sink.floor is not None
+        resolved = (State.RECEIVED, *EXPLAINED)
+        return [
+            offset
+            for offset in range(sink.floor, self.read)
+            if self.is_record(offset)
+            and self.times[offset] < through_ms
+            and sink.states.get(offset) not in resolved
+            and offset not in sink.excused
+        ]

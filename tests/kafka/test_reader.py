@@ -1,0 +1,878 @@
+"""The log reader against brokers that answer as told: every lawful and unlawful turn a log can take."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from stream_app.core.model import Absent, LogEnds, LogRead, Run
+from stream_app.kafka import lane, reader
+from stream_app.kafka.assigned import join_reads
+from stream_app.kafka.batches import add_run
+from stream_app.kafka.connection import KafkaSettings
+from stream_app.kafka.failures import BrokerError, UnreachableError, UnsupportedError
+from stream_app.kafka.protocol import Api, Isolation
+from stream_app.kafka.reader import LogReader
+from stream_app.kafka.trouble import Trouble, TroubleKind
+from tests.support.fake_broker import EPOCH_END, FETCH, LIST_OFFSETS, METADATA, Asked, FakeCluster, FakeLog
+from tests.support.log_bytes import ABORT, TRANSACTIONAL, batch, flip, legacy, marker
+
+ID = b"orders".ljust(16, b".")
+NEW_ID = b"orders, again".ljust(16, b".")
+COMMITTED, UNCOMMITTED = Isolation.READ_COMMITTED, Isolation.READ_UNCOMMITTED
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[FakeCluster]:
+    async with FakeCluster() as made:
+        yield made
+
+
+@pytest.fixture
+async def two_nodes() -> AsyncIterator[FakeCluster]:
+    async with FakeCluster(2) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The waits that only politeness asks for, a tenth as long."""
+    monkeypatch.setattr(reader, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(reader, "BELIEVE_S", 0.2)
+    monkeypatch.setattr(reader, "RETRY_S", (0.02, 0.1))
+    monkeypatch.setattr(reader, "HOPELESS_S", 0.1)
+    monkeypatch.setattr(lane, "STUCK_AFTER_S", 0.3)
+    monkeypatch.setattr(lane, "RETRY_S", (0.01, 0.05))
+
+
+@dataclass
+class Owner:
+    """Takes what a reader gives and checks that it is contiguous."""
+
+    reader: LogReader
+    reads: dict[tuple[str, int], list[LogRead]] = field(default_factory=dict)
+    troubles: list[Trouble] = field(default_factory=list)
+
+    def assign(self, topic: str, partition: int = 0, position: int | None = None, **options: Any) -> None:
+        self.reads.pop((topic, partition), None)
+        self.reader.assign(topic, partition, position, **{"isolation": COMMITTED, "check_crcs": True, **options})
+
+    def take(self) -> None:
+        self.troubles += self.reader.troubles()
+        for key, one in self.reader.take().items():
+            known = self.reads.setdefault(key, [])
+            assert not known or known[-1].next == one.position
+            assert_covers(one)
+            known.append(one)
+
+    async def until(self, reached: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not reached():
+                await self.reader.wait()
+                self.take()
+
+    async def read_to(self, stop: int, topic: str = "orders", partition: int = 0) -> LogRead:
+        """All answers so far as one, once ``stop`` is reached."""
+        key = (topic, partition)
+        await self.until(lambda: bool(self.reads.get(key)) and self.reads[key][-1].next >= stop)
+        whole = self.reads[key][0]
+        for one in self.reads[key][1:]:
+            whole = join_reads(whole, one)
+        assert whole.next == stop
+        return whole
+
+    async def trouble(self, kind: TroubleKind) -> Trouble:
+        """The first of this kind."""
+        await self.until(lambda: any(one.kind is kind for one in self.troubles))
+        return next(one for one in self.troubles if one.kind is kind)
+
+
+def assert_covers(one: LogRead) -> None:
+    """Disjoint runs that together are exactly [position, next)."""
+    runs = [*one.records, *one.holes, *one.unreadable, *one.unread, *(run for runs in one.absent.values() for run in runs)]
+    at = one.position
+    for first, stop in sorted(runs):
+        assert first == at < stop
+        at = stop
+    assert at == one.next
+
+
+@asynccontextmanager
+async def reading(cluster: FakeCluster, *, timeout_ms: int = 5_000, **options: Any) -> AsyncIterator[Owner]:
+    settings = KafkaSettings((cluster.address(),), request_timeout_ms=timeout_ms)
+    made = LogReader(settings, client_id="test", **{"max_wait_ms": 100, **options})
+    await made.start()
+    try:
+        yield Owner(made)
+    finally:
+        await made.stop()
+
+
+def batches(first: int, stop: int, step: int = 10, **options: Any) -> list[bytes]:
+    return [batch(at, min(at + step, stop) - 1, **options) for at in range(first, stop, step)]
+
+
+def wanted(asked: Iterable[Asked]) -> list[tuple[int, int]]:
+    """Partition and offset of everything that was fetched."""
+    return [(one["Partition"], one["FetchOffset"]) for request in asked for topic in request.body["Topics"] for one in topic["Partitions"]]
+
+
+# ------------------------------------------------------------------------------------------------- plain reading
+
+
+async def test_a_log_is_read_from_its_start_to_its_end(cluster: FakeCluster) -> None:
+    cluster.add("orders", FakeLog(batches(7, 100, epoch=3), start=7, epoch=3))
+    async with reading(cluster) as owner:
+        owner.assign("orders")
+        got = await owner.read_to(100)
+    assert (got.position, got.next, got.records, got.topic_id) == (7, 100, ((7, 100),), ID)
+    assert (got.log_start, got.high_watermark, got.last_stable, got.leader_epoch) == (7, 100, 100, 3)
+    assert (got.absent, got.holes, got.unreadable, got.unread) == ({}, (), (), ())
+    assert got.size == sum(map(len, batches(7, 100)))
+    assert owner.troubles == []
+
+
+async def test_reading_begins_at_the_given_position(cluster: FakeCluster) -> None:
+    cluster.add("orders", FakeLog(batches(0, 100)))
+    async with reading(cluster) as owner:
+        owner.assign("orders", 0, 33)
+        assert (await owner.read_to(100)).records == ((33, 100),)
+
+
+@pytest.mark.parametrize("version", range(5, 17))
+async def test_every_version_of_fetch(cluster: FakeCluster, version: int) -> None:
+    cluster.offered[FETCH] = (0, version)
+    cluster.add("orders", FakeLog(batches(0, 50)), FakeLog(batches(5, 20), start=5))
+    async with reading(cluster) as owner:
+        owner.assign("orders", 0)
+        owner.assign("orders", 1)
+        assert (await owner.read_to(50)).records == ((0, 50),)
+        assert (await owner.read_to(20, partition=1)).records == ((5, 20),)
+    assert {one.version for one in cluster.requests(FETCH)} == {version}
+
+
+@pytest.mark.parametrize("version", range(4, 13))
+async def test_every_version_of_metadata(cluster: FakeCluster, version: int) -> None:
+    cluster.offered[METADATA] = (0, version)
+    if version < 10:
+        cluster.offered[FETCH] = (0, 12)
+    cluster.add("orders", FakeLog(batches(0, 50)))
+    async with reading(cluster) as owner:
+        owner.assign("orders", 0)
+        got = await owner.read_to(50)
+    assert got.topic_id == (ID if version >= 10 else bytes(16))
+
+
+async def test_an_old_first_request_is_understood(cluster: FakeCluster) -> None:
+    cluster.offered[Api.API_VERSIONS] = (0, 2)
+    cluster.add("orders", FakeLog(batches(0, 50)))
+    async with reading(cluster) as owner:
+        owner.assign("orders")
+        await owner.read_to(50)
+
+
+@pytest.mark.parametrize("size", [1, 7, 61, 1000])
+async def test_answers_may_come_in_pieces(cluster: FakeCluster, size: int) -> None:
+    cluster.send_in_pieces_of = size
+    cluster.add("orders", FakeLog(batches(0, 200)))
+    async with reading(cluster, max_bytes=4_000) as owner:
+        owner.assign("orders")
+        assert (await owner.read_to(200)).records == ((0, 200),)
+
+
+async def test_what_is_written_meanwhile_is_read(cluster: FakeCluster) -> None:
+    log = FakeLog(batches(0, 10))
+    cluster.add("orders", log)
+    async with reading(cluster, max_wait_ms=10_000) as owner:
+        owner.assign("orders")
+        await owner.read_to(10)
+        for first in range(10, 100, 10):
+            log.batches += batches(first, first + 10)
+            cluster.changed()
+            assert (await owner.read_to(first + 10)).records == ((0, first + 10),)
+
+
+async def test_an_end_is_told_again_when_it_changes_and_every_second(cluster: FakeCluster) -> None:
+    log = FakeLog(batches(0, 10))
+    cluster.add("orders", log)
+    async with reading(cluster, max_wait_ms=20) as owner:
+        owner.assign("orders")
+        await owner.read_to(10)
+        begun = asyncio.get_running_loop().time()
+        await owner.until(lambda: len(owner.reads["orders", 0]) == 3)
+        assert asyncio.get_running_loop().time() - begun >= 1.0
+        log.start = 4
+        await owner.until(lambda: owner.reads["orders", 0][-1].log_start == 4)
+        assert asyncio.get_running_loop().time() - begun < 3.0
+        assert all((one.position, one.next, one.size) == (10, 10, 0) for one in owner.reads["orders", 0][1:])
+
+
+async def test_large_answers_are_read_ahead(cluster: FakeCluster) -> None:
+    value = b"v" * 1000
+    logs = [FakeLog(batches(0, 2000, value=value)) for _ in range(3)]
+    cluster.add("orders", *logs)
+    async with reading(cluster, max_bytes=1 << 20, partition_max_bytes=100_000) as owner:
+        for partition in range(3):
+            owner.assign("orders", partition)
+        for partition in range(3):
+            assert (await owner.read_to(2000, partition=partition)).records == ((0, 2000),)
+    fetched = [pair for pair in wanted(cluster.requests(FETCH)) if pair[1] < 2000]
+    assert len(fetched) == len(set(fetched)), "something was fetched twice"
+
+
+async def test_one_answer_serves_partitions_in_turn(cluster: FakeCluster) -> None:
+    value = b"v" * 1000
+    cluster.add("orders", *(FakeLog(batches(0, 500, value=value)) for _ in range(8)))
+    async with reading(cluster, max_bytes=120_000, partition_max_bytes=100_000) as owner:
+        for partition in range(8):
+            owner.assign("orders", partition)
+        for partition in range(8):
+            await owner.read_to(500, partition=partition)
+    assert owner.troubles == []
+
+
+async def test_two_isolation_levels_on_one_broker(cluster: FakeCluster) -> None:
+    open_transaction = batch(5, 9, attributes=TRANSACTIONAL, producer=4)
+    cluster.add("orders", FakeLog([*batches(0, 5), open_transaction], stable=5), FakeLog([*batches(0, 5), open_transaction], stable=5))
+    async with reading(cluster) as owner:
+        owner.assign("orders", 0, isolation=COMMITTED)
+        owner.assign("orders", 1, isolation=UNCOMMITTED)
+        committed, uncommitted = await owner.read_to(5), await owner.read_to(10, partition=1)
+    assert (committed.records, committed.high_watermark, committed.last_stable) == (((0, 5),), 10, 5)
+    assert (uncommitted.records, uncommitted.high_watermark, uncommitted.last_stable) == (((0, 10),), 10, 10)
+
+
+async def test_nothing_above_the_stable_end_is_told_even_if_the_broker_sends_it(cluster: FakeCluster) -> None:
+    """Brokers did: Redpanda, off by one (Jepsen 2022)."""
+    log = FakeLog(batches(0, 30), stable=20)
+    cluster.add("orders", log)
+    cluster.damage = lambda asked, records: b"".join(log.batches[2:]) if wanted([asked]) == [(0, 20)] else b"".join(log.batches)
+    async with reading(cluster) as owner:
+        owner.assign("orders")
+        assert (await owner.read_to(20)).records == ((0, 20),)
+        log.stable = None
+        cluster.changed()
+        assert (await owner.read_to(30)).records == ((0, 30),)
+
+
+async def test_absent_offsets_are_told_by_cause(cluster: FakeCluster) -> None:
+    log = FakeLog(
+        [batch(0, 4, attributes=TRANSACTIONAL, producer=4), marker(5, 4, ABORT), batch(6, 9, keep=[7]), *legacy_messages(12, 14)],
+        aborted=[(4, 0)],
+    )
+    cluster.add("orders", log)
+    async with reading(cluster) as owner:
+        owner.assign("orders")
+        got = await owner.read_to(14)
+    assert got.absent == {Absent.ABORTED: ((0, 5),), Absent.TRANSACTION_MARKER: ((5, 6),)}
+    assert (got.records, got.holes) == (((7, 8), (12, 14)), ((6, 7), (8, 12)))
+
+
+def legacy_messages(first: int, stop: int) -> list[bytes]:
+    return [legacy(1, [offset]) for offset in range(first, stop)]
+
+
+# ------------------------------------------------------------------------------------ back-pressure, repositioning
+
+
+async def test_what_is_not_taken_is_not_fetched_beyond_one_answer(cluster: FakeCluster) -> None:
+    cluster.add("orders", FakeLog(batches(0, 1000)), FakeLog(batches(0, 1000)))
+    async with reading(cluster, max_bytes=1000, partition_max_bytes=500, max_wait_ms=10) as owner:
+        owner.assign("orders", 0)
+        owner.assign("orders", 1)
+        await owner.reader.wait()
+        # Only the partition that was taken goes on; the other one stands still, but does not hold it up.
+        while owner.reads.get(("orders", 1)) is None or owner.reads["orders", 1][-1].next < 1000:
+            await owner.reader.wait()
+            for key, one in owner.reader.take().items():
+                if key[1] == 0:
+                    owner.reader.unassign("orders", 0)
+                owner.reads.setdefault(key, []).append(one)
+        assert [one.next for one in owner.reads["orders", 0]] != [1000]
+
+
+async def test_an_owner_that_never_takes_stops_the_fetching(cluster: FakeCluster) -> None:
+    cluster.add("orders", FakeLog(batches(0, 100_000, 1000)))
+    async with reading(cluster, max_bytes=20_000, max_wait_ms=10) as owner:
+        owner.assign("orders", 0, 0)
+        await owner.reader.wait()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await cluster.until_asked(FETCH, 4)
+        assert (await owner.read_to(100_000)).records == ((0, 100_000),)
+
+
+async def test_assigning_again_repositions_and_drops_what_was_ready(cluster: FakeCluster) -> None:
+    cluster.add("orders", FakeLog(batches(0, 100)))
+    async with reading(cluster) as owner:
+        owner.assign("orders", 0, 0)
+        await owner.reader.wait()
+        owner.assign("orders", 0, 50)
+        assert owner.reader.take() == {}
+        assert (await owner.read_to(100)).position == 50
+        rng = random.Random(7)
+        positions = rng.sample(range(100), 50)
+        for position in positions:
+            owner.assign("orders", 0, position)
+            for _ in range(rng.randrange(20)):
+                await asyncio.sleep(0)
+        assert (await owner.read_to(100)).position == positions[-1]
+
+
+async def test_unassigning_ends_it(cluster: FakeCluster) -> None:
+    cluster.add("orders", FakeLog(batches(0, 100)))
+    async with reading(cluster, max_wait_ms=10) as owner:
+        owner.assign("orders", 0, 0)
+        await owner.reader.wait()
+        owner.reader.unassign("orders", 0)
+        owner.reader.unassign("orders", 0)
+        owner.reader.unassign("never assigned", 3)
+        assert owner.reader.take() == {}
+        asked = len(cluster.requests(FETCH))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await owner.reader.wait()
+        assert len(cluster.requests(FETCH)) <= asked + 1
+
+
+async def test_start_and_stop(cluster: FakeCluster) -> None:
+    cluster.add("orders", FakeLog(batches(0, 100)))
+    made = LogReader(KafkaSettings((cluster.address(),)), client_id="test")
+    with pytest.raises(RuntimeError, match="call start"):
+        made.assign("orders", 0, 0, isolation=COMMITTED, check_crcs=True)
+    await made.start()
+    made.assign("orders", 0, 0, isolation=COMMITTED, check_crcs=True)
+    await made.wait()
+    made.take()
+    waiting = asyncio.create_task(made.wait())
+    await asyncio.sleep(0)
+    await made.stop()
+    with pytest.raises(RuntimeError, match="stopped"):
+        await waiting
+
+
+async def test_a_defect_is_raised_to_the_owner_not_swallowed(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster.add("orders", FakeLog(batches(0, 100)))
+    monkeypatch.setattr("stream_app.kafka.assigned.BatchParser", None)
+    async with reading(cluster) as owner:
+        owner.assign("orders", 0, 0)
+        with pytest.raises(TypeError):
+            await owner.reader.wait()
+        for method in (owner.reader.take, owner.reader.troubles):
+            with pytest.raises(TypeError):
+                method()
+
+
+# ----------------------------------------------------------------------------------------------- damage and limits
+
+
+async def test_a_batch_damaged_on_its_way_is_read_again_over_a_fresh_connection(cluster: FakeCluster) -> None:
+    cluster.add("orders", FakeLog(batches(0, 50)))
+    cluster.damage = lambda asked, records: flip(records, 300) if asked.connection <= 2 else records
+    async with reading(cluster) as owner:
+        owner.assign("orders", 0, 0)
+        got = await owner.read_to(50)
+    assert (got.records, got.unreadable) == (((0, 50),), ())
+    assert [one.kind for one in owner.troubles] == [TroubleKind.DAMAGED]
+    assert len({one.connection for one in cluster.requests(FETCH)}) == 2
+
+
+async def test_a_batch_damaged_in_the_log_is_unreadable_and_reading_goes_on(cluster: FakeCluster) -> None:
+    log = batches(0, 50)
+    log[2], log[3] = flip(log[2], -1), flip(log[3], 50)
+    cluster.add("orders", FakeLog(log))
+    async with reading(cluster) as owner:
+        owner.assign("orders", 0, 0)
+        got = await owner.read_to(50)
+    assert (got.records, got.unreadable) == (((0, 20), (40, 50)), ((20, 40),))
+
+
+async def test_crcs_can_be_left_unchecked(cluster: FakeCluster) -> None:
+    cluster.add("orders", FakeLog([flip(one, -1) for one in batches(0, 50)]))
+    async with reading(cluster) as owner:
+        owner.assign("orders", 0, 0, check_crcs=False)
+        assert (await owner.read_to(50)).records == ((0, 50),)
+
+
+async def test_damage_in_a_large_answer_spoils_no_guess(cluster: FakeCluster) -> None:
+    log = batches(0, 2000, value=b"v" * 1000)
+    log[37] = flip(log[37], 5000)
+    cluster.add("orders", FakeLog(log), FakeLog(batches(0, 2000, value=b"v" * 1000)))
+    async with reading(cluster, max_bytes=300_000) as owner:
+        owner.assign("orders", 0, 0)
+        owner.assign("orders", 1, 0)
+        assert (await owner.read_to(2000)).unreadable == ((370, 380),)
+        assert (await owner.read_to(2000, partition=1)).records == ((0, 2000),)
+
+
+async def test_a_batch_whose_length_is_damaged_holds_reading_up_and_says_so(cluster: FakeCluster) -> None:
+    log = batches(0, 30)
+    log[1] = log[1][:8] + (-7).to_bytes(4, "big", signed=True) + log[1][12:]
+    cluster.add("orders", FakeLog(log))
+    async with reading(cluster) as owner:
+        owner.assign("orders", 0, 0)
+        stuck = await owner.trouble(TroubleKind.STUCK)
+        assert "repair the broker's log" in stuck.message
+        assert owner.reads["orders", 0][-1].next == 10
+    assert len(cluster.requests(FETCH)) < 60, "asked in a hot loop"
+
+
+@pytest.mark.parametrize("size", [1, 30, 61, 150])
+async def test_a_partial_batch_is_asked_for_again_with_a_larger_size(cluster: FakeCluster, size: int) -> None:
+    cluster.partial_batches = True
+    cluster.add("orders", FakeLog(batches(0, 40)))
+    async with reading(cluster, max_bytes=size, partition_max_bytes=size) as owner:
+        owner.assign("orders", 0, 0)
+        assert (await owner.read_to(40)).records == ((0, 40),)
+    assert owner.troubles == []
+
+
+async def test_batches_larger_than_a_fetch(cluster: FakeCluster) -> None:
+    cluster.add("orders", *(FakeLog(batches(0, 30, value=b"v" * 50_000)) for _ in range(3)))
+    async with reading(cluster, max_bytes=10_000, partition_max_bytes=10_000) as owner:
+        for partition in range(3):
+            owner.assign("orders", partition, 0)
+        for partition in range(3):
+            assert (await owner.read_to(30, partition=partition)).records == ((0, 30),)
+    assert owner.troubles == []
+
+
+async def test_a_broker_that_gives_nothing_below_its_own_end_is_stuck_not_a_gap(cluster: FakeCluster) -> None:
+    log = FakeLog(batches(0, 20))
+    cluster.add("orders", log, FakeLog(batches(0, 20)))
+    async with reading(cluster, max_wait_ms=10) as owner:
+        owner.assign("orders", 0, 0)
+        owner.assign("orders", 1, 0)
+        await owner.read_to(20)
+        log.silent, log.end = True, 25
+        stuck = await owner.trouble(TroubleKind.STUCK)
+        assert (stuck.topic, stuck.partition, stuck.position) == ("orders", 0, 20)
+        assert owner.reads["orders", 0][-1].next == 20
+        log.silent = False
+        log.batches += batches(20, 25)
+        cluster.changed()
+        assert (await owner.read_to(25)).records == ((0, 25),)
+
+
+# -------------------------------------------------------------------------------------------- leaders that move
+
+
+async def test_a_leader_that_moves_is_followed(two_nodes: FakeCluster) -> None:
+    log = FakeLog(batches(0, 10))
+    two_nodes.add("orders", log)
+    async with reading(two_nodes, max_wait_ms=10) as owner:
+        owner.assign("orders", 0, 0)
+        for turn in range(1, 8):
+            log.leader, log.epoch = turn % 2, turn
+            log.batches += batches(10 * turn, 10 * turn + 10, epoch=turn)
+            assert (await owner.read_to(10 * turn + 10)).records == ((0, 10 * turn + 10),)
+    assert owner.troubles == []
+    assert {one.node for one in two_nodes.requests(FETCH)} == {0, 1}
+
+
+@pytest.mark.parametrize("code", [3, 5, 6, 9, 56, 74, 75, 78, 100, 103])
+async def test_errors_of_a_moving_leader_are_waited_out(cluster: FakeCluster, code: int) -> None:
+    cluster.add("orders", FakeLog(batches(0, 30), faults=[code, code, code]))
+    async with reading(cluster) as owner:
+        owner.assign("orders", 0, 0)
+        assert (await owner.read_to(30)).records == ((0, 30),)
+
+
+async def test_the_leader_is_told_which_epochs_we_know(cluster: FakeCluster) -> None:
+    cluster.add("orders", FakeLog([*batches(0, 10, epoch=2), *batches(10, 20, epoch=5)], epoch=6))
+    async with reading(cluster, max_wait_ms=10) as owner:
+        owner.assign("orders", 0, 0)
+        await owner.read_to(20)
+        await owner.until(lambda: len(owner.reads["orders", 0]) > 1)
+    asked = [topic["Partitions"][0] for one in cluster.requests(FETCH) for topic in one.body["Topics"]]
+    assert {one["CurrentLeaderEpoch"] for one in asked} == {6}
+    assert {(one["FetchOffset"], one["LastFetchedEpoch"]) for one in asked} == {(0, -1), (20, 5)}
+
+
+async def test_a_broker_that_goes_away_and_comes_back(two_nodes: FakeCluster) -> None:
+    log = FakeLog(batches(0, 10), leader=1)
+    two_nodes.add("orders", log)
+    async with reading(two_nodes, max_wait_ms=10) as owner:
+        owner.assign("orders", 0, 0)
+        await owner.read_to(10)
+        two_nodes.drop_connections()
+        log.batches += batches(10, 20)
+        await owner.read_to(20)
+        two_nodes.stop_node(1)
+        two_nodes.drop_connections()
+        log.batches += batches(20, 30)
+        away = await owner.trouble(TroubleKind.UNREACHABLE)
+        assert "broker 1 is not in the cluster's metadata" in away.message
+        log.leader, log.epoch = 0, 1
+        assert (await owner.read_to(30)).records == ((0, 30),)
+
+
+async def test_no_broker_at_all_is_told_and_waited_for() -> None:
+    async with FakeCluster() as cluster:
+        host, port = cluster.address()
+        cluster.add("orders", FakeLog(batches(0, 10)))
+        cluster.stop_node(0)
+        async with reading(cluster) as owner:
+            owner.assign("orders", 0, 0)
+            away = await owner.trouble(TroubleKind.UNREACHABLE)
+            assert f"{host}:{port} can't be reached" in away.message
+            assert (away.topic, away.partition, away.position) == ("orders", 0, 0)
+
+
+async def test_a_partition_without_a_leader_is_told_and_waited_for(cluster: FakeCluster) -> None:
+    log = FakeLog(batches(0, 10), leader=-1)
+    cluster.add("orders", log)
+    async with reading(cluster) as owner:
+        owner.assign("orders", 0, 0)
+        assert "has no leader" in (await owner.trouble(TroubleKind.NO_LEADER)).message
+        log.leader = 0
+        await owner.read_to(10)
+
+
+async def test_a_silent_broker_is_given_up(cluster: FakeCluster) -> None:
+    cluster.add("orders", FakeLog(batches(0, 10)))
+    cluster.hangs = True
+    async with reading(cluster, timeout_ms=200) as owner:
+        owner.assign("orders", 0, 0)
+        assert "no answer from" in (await owner.trouble(TroubleKind.UNREACHABLE)).message
+        cluster.hangs = False
+        cluster.changed()
+        await owner.read_to(10)
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        pytest.param(lambda answer: None, id="closes the connection"),
+        pytest.param(lambda answer: b"\0\0\0\0" + answer[4:], id="answers another request"),
+        pytest.param(lambda answer: answer[:20], id="ends in the middle of a field"),
+        pytest.param(lambda answer: b"", id="an answer without bytes"),
+        pytest.param(lambda answer: answer[:9] + b"\x00\x46" + answer[11:], id="an error for the whole answer"),
+    ],
+)
+async def test_answers_that_make_no_sense_are_asked_for_again(cluster: FakeCluster, tamper: Callable[[bytes], bytes | None]) -> None:
+    cluster.add("orders", FakeLog(batches(0, 50)))
+    times = 0
+
+    def sometimes(asked: Asked, answer: bytes) -> bytes | None:
+        nonlocal times
+        if asked.api == FETCH and times < 3:
+            times += 1
+            return tamper(answer)
+        return answer
+
+    cluster.tamper = sometimes
+    async with reading(cluster) as owner:
+        owner.assign("orders", 0, 0)
+        assert (await owner.read_to(50)).records == ((0, 50),)
+    assert times == 3
+
+
+# --------------------------------------------------------------------------- logs that are trimmed, cut, replaced
+
+
+async def test_what_retention_took_first_is_unread(cluster: FakeCluster) -> None:
+    cluster.add("orders", FakeLog([batch(40, 59), *batches(60, 100)], start=47))
+    async with reading(cluster) as owner:
+        owner.assign("orders", 0, 12)
+        got = await owner.read_to(100)
+    assert (got.unread, got.records, got.log_start) == (((12, 47),), ((47, 100),), 47)
+    assert owner.troubles == []
+
+
+async def test_retention_while_reading(cluster: FakeCluster) -> None:
+    log = FakeLog(batches(0, 10))
+    cluster.add("orders", log)
+    async with reading(cluster, max_wait_ms=10) as owner:
+        owner.assign("orders", 0, 0, leader_epoch=0)
+        await owner.read_to(10)
+        log.batches, log.start = batches(30, 50), 33
+        got = await owner.read_to(50)
+    assert (got.records, got.unread) == (((0, 10), (33, 50)), ((10, 33),))
+
+
+async def test_everything_was_removed(cluster: FakeCluster) -> None:
+    cluster.add("orders", FakeLog([], start=90, end=90))
+    async with reading(cluster) as owner:
+        owner.assign("orders", 0, 12)
+        assert (await owner.read_to(90)).unread == ((12, 90),)
+
+
+async def test_a_log_that_ends_below_the_position_is_a_trouble_not_a_reset(cluster: FakeCluster) -> None:
+    log = FakeLog(batches(0, 50))
+    cluster.add("orders", log)
+    async with reading(cluster) as owner:
+        owner.assign("orders", 0, 80)
+        cut = await owner.trouble(TroubleKind.OUT_OF_RANGE)
+        assert (cut.position, cut.end_offset, cut.topic, cut.partition) == (80, 50, "orders", 0)
+        asked = len(cluster.requests(FETCH))
+        assert asked >= 2, "believed at once"
+        assert owner.reads == {}
+        owner.assign("orders", 0, 50)
+        await owner.read_to(50)
+
+
+async def test_an_end_that_is_zero_for_a_moment_changes_nothing(cluster: FakeCluster) -> None:
+    """Bufstream did (Jepsen 2024)."""
+    log = FakeLog(batches(0, 50))
+    cluster.add("orders", log)
+    async with reading(cluster, max_wait_ms=10) as owner:
+        owner.assign("orders", 0, 0)
+        await owner.read_to(50)
+        kept, log.batches, log.end = log.batches, [], 0
+        await cluster.until_asked(LIST_OFFSETS, len(cluster.requests(LIST_OFFSETS)) + 3)
+        log.batches, log.end = [*kept, *batches(50, 60)], None
+        assert (await owner.read_to(60)).records == ((0, 60),)
+    assert owner.troubles == []
+
+
+async def test_a_truncation_is_told_by_the_epoch_when_the_log_is_short(cluster: FakeCluster) -> None:
+    log = FakeLog(batches(0, 50, epoch=1), epoch=1)
+    cluster.add("orders", log)
+    async with reading(cluster, max_wait_ms=10) as owner:
+        owner.assign("orders", 0, 0)
+        await owner.read_to(50)
+        log.batches, log.epoch, log.epoch_ends = batches(0, 30, epoch=1), 2, {1: (1, 30)}
+        cut = await owner.trouble(TroubleKind.TRUNCATED)
+        assert (cut.position, cut.end_offset, cut.leader_epoch) == (50, 30, 1)
+
+
+async def test_a_truncation_is_told_by_the_epoch_when_the_log_has_grown_again(cluster: FakeCluster) -> None:
+    log = FakeLog(batches(0, 50, epoch=1), epoch=1)
+    cluster.add("orders", log)
+    async with reading(cluster, max_wait_ms=10) as owner:
+        owner.assign("orders", 0, 0)
+        await owner.read_to(50)
+        log.batches = [*batches(0, 30, epoch=0), *batches(30, 90, epoch=2)]
+        log.epoch, log.epoch_ends = 2, {1: (0, 30)}
+        cut = await owner.trouble(TroubleKind.TRUNCATED)
+        assert (cut.position, cut.end_offset, cut.leader_epoch) == (50, 30, 0)
+        assert owner.reads["orders", 0][-1].next == 50
+        owner.assign("orders", 0, 30, leader_epoch=0)
+        assert (await owner.read_to(90)).records == ((30, 90),)
+
+
+async def test_a_truncation_before_the_start_is_told_by_the_epoch_that_was_kept(cluster: FakeCluster) -> None:
+    cluster.add("orders", FakeLog([*batches(0, 30, epoch=1), *batches(30, 90, epoch=4)], epoch=4, epoch_ends={3: (1, 30)}))
+    async with reading(cluster) as owner:
+        owner.assign("orders", 0, 50, topic_id=ID, leader_epoch=3)
+        cut = await owner.trouble(TroubleKind.TRUNCATED)
+    assert (cut.position, cut.end_offset, cut.leader_epoch) == (50, 30, 1)
+    assert owner.reads == {}
+
+
+async def test_an_epoch_that_the_leader_does_not_know_is_not_held_against_it(cluster: FakeCluster) -> None:
+    log = FakeLog(batches(0, 90, epoch=4), epoch=4, epoch_ends={3: (-1, -1)})
+    log.faults = [1]
+    cluster.add("orders", log)
+    async with reading(cluster) as owner:
+        owner.assign("orders", 0, 50, leader_epoch=3)
+        assert (await owner.read_to(90)).records == ((50, 90),)
+    assert owner.troubles == []
+
+
+async def test_divergence_that_the_leader_takes_back_changes_nothing(cluster: FakeCluster) -> None:
+    log = FakeLog(batches(0, 90, epoch=4), epoch=4, epoch_ends={3: (3, 10)})
+    cluster.add("orders", log)
+    cluster.before_epochs = lambda: log.epoch_ends.update({3: (3, 60)})
+    async with reading(cluster) as owner:
+        owner.assign("orders", 0, 50, leader_epoch=3)
+        assert (await owner.read_to(90)).records == ((50, 90),)
+    assert len(cluster.requests(EPOCH_END)) == 1
+    assert owner.troubles == []
+
+
+@pytest.mark.parametrize("version", [12, 16])
+async def test_a_topic_made_anew_is_told_with_its_new_id(cluster: FakeCluster, version: int) -> None:
+    cluster.offered[FETCH] = (0, version)
+    log = FakeLog(batches(0, 50))
+    cluster.add("orders", log)
+    async with reading(cluster, max_wait_ms=10) as owner:
+        owner.assign("orders", 0, 0)
+        await owner.read_to(50)
+        # Longer than the old one, so that no offset is out of range.
+        cluster.add("orders", FakeLog(batches(0, 200)), topic_id=NEW_ID)
+        if version < 13:
+            log.faults, cluster.topics["orders"].logs[0].faults = [], [6]  # only a look at metadata can tell
+        anew = await owner.trouble(TroubleKind.RECREATED)
+        assert (anew.topic_id, anew.position) == (NEW_ID, 50)
+        assert owner.reads["orders", 0][-1].next == 50
+        owner.assign("orders", 0, None)
+        got = await owner.read_to(200)
+        assert (got.position, got.records, got.topic_id) == (0, ((0, 200),), NEW_ID)
+
+
+async def test_a_topic_made_anew_before_the_start_is_told(cluster: FakeCluster) -> None:
+    cluster.add("orders", FakeLog(batches(0, 200)), topic_id=NEW_ID)
+    async with reading(cluster) as owner:
+        owner.assign("orders", 0, 50, topic_id=ID)
+        assert (await owner.trouble(TroubleKind.RECREATED)).topic_id == NEW_ID
+    assert owner.reads == {}
+
+
+async def test_a_broker_with_an_old_view_of_the_id_is_not_believed(cluster: FakeCluster) -> None:
+    cluster.add("orders", FakeLog(batches(0, 20)), topic_id=NEW_ID)
+    views = [ID, ID, ID]
+
+    def old_view(asked: Asked, answer: bytes) -> bytes:
+        return answer.replace(NEW_ID, views.pop()) if asked.api == METADATA and views else answer
+
+    cluster.tamper = old_view
+    async with reading(cluster) as owner:
+        owner.assign("orders", 0, 0, topic_id=NEW_ID)
+        assert (await owner.read_to(20)).topic_id == NEW_ID
+    assert owner.troubles == []
+    assert views == []
+
+
+async def test_a_topic_that_is_not_there_is_told_and_waited_for(cluster: FakeCluster) -> None:
+    async with reading(cluster) as owner:
+        owner.assign("orders", 0, None)
+        assert (await owner.trouble(TroubleKind.UNKNOWN_TOPIC)).topic == "orders"
+        cluster.add("orders", FakeLog(batches(0, 20)))
+        await owner.read_to(20)
+    assert not any(one.body["AllowAutoTopicCreation"] for one in cluster.requests(METADATA))
+
+
+async def test_a_partition_that_is_not_there_is_told_and_waited_for(cluster: FakeCluster) -> None:
+    topic = cluster.add("orders", FakeLog(batches(0, 20)))
+    async with reading(cluster) as owner:
+        owner.assign("orders", 1, None)
+        assert (await owner.trouble(TroubleKind.UNKNOWN_TOPIC)).partition == 1
+        topic.logs[1] = FakeLog(batches(0, 30))
+        await owner.read_to(30, partition=1)
+
+
+async def test_a_topic_we_may_not_read_is_told_and_waited_for(cluster: FakeCluster) -> None:
+    log = FakeLog(batches(0, 20), faults=[29, 29])
+    cluster.add("orders", log)
+    async with reading(cluster) as owner:
+        owner.assign("orders", 0, 0)
+        assert "grant this principal READ" in (await owner.trouble(TroubleKind.REFUSED)).message
+        await owner.read_to(20)
+
+
+async def test_a_broker_that_is_too_old_is_told(cluster: FakeCluster) -> None:
+    cluster.offered[FETCH] = (0, 4)
+    cluster.add("orders", FakeLog(batches(0, 20)))
+    async with reading(cluster) as owner:
+        owner.assign("orders", 0, 0)
+        assert "Kafka 1.0 or newer is needed" in (await owner.trouble(TroubleKind.UNSUPPORTED)).message
+
+
+async def test_an_unexpected_error_is_told_by_its_number_and_waited_out(cluster: FakeCluster) -> None:
+    cluster.add("orders", FakeLog(batches(0, 20), faults=[87] * 12))
+    async with reading(cluster) as owner:
+        owner.assign("orders", 0, 0)
+        assert "error code 87" in (await owner.trouble(TroubleKind.UNEXPECTED)).message
+        await owner.read_to(20)
+    assert [one.kind for one in owner.troubles] == [TroubleKind.UNEXPECTED], "told over and over"
+
+
+# ------------------------------------------------------------------------------------------------------ questions
+
+
+async def test_ends_and_metadata(two_nodes: FakeCluster) -> None:
+    log = FakeLog(batches(3, 50), start=3, stable=40, leader=1, epoch=2)
+    two_nodes.add("orders", log)
+    async with reading(two_nodes) as owner:
+        assert await owner.reader.ends("orders", 0) == LogEnds(3, 50, 40)
+        log.leader, log.epoch, log.start = 0, 3, 5
+        assert await owner.reader.ends("orders", 0) == LogEnds(5, 50, 40)
+        info = await owner.reader.metadata(["orders", "nothing"])
+        assert (info.topics["orders"].partitions, info.topics["orders"].topic_id, info.topics["orders"].exists) == (1, ID, True)
+        assert not info.topics["nothing"].exists
+        assert info.topics["nothing"].leaders == {}
+        assert set((await owner.reader.metadata(None)).topics) == {"orders"}
+        assert info.cluster_id == "fake"
+
+
+async def test_questions_of_one_moment_travel_together(cluster: FakeCluster) -> None:
+    names = [f"topic-{number}" for number in range(20)]
+    for name in names:
+        cluster.add(name, FakeLog(batches(0, 10)))
+    async with reading(cluster) as owner:
+        for name in names:
+            owner.assign(name, 0, 0)
+        for name in names:
+            await owner.read_to(10, name)
+    assert len(cluster.requests(METADATA)) == 1
+
+
+async def test_ends_that_can_not_be_told_in_time(cluster: FakeCluster) -> None:
+    cluster.add("orders", FakeLog(batches(0, 50), leader=-1))
+    async with reading(cluster, timeout_ms=200) as owner:
+        with pytest.raises(BrokerError, match="LEADER_NOT_AVAILABLE"):
+            await owner.reader.ends("orders", 0)
+        with pytest.raises(BrokerError, match="UNKNOWN_TOPIC_OR_PARTITION"):
+            await owner.reader.ends("orders", 7)
+        cluster.topics["orders"].logs[0].leader = 0
+        cluster.offered[LIST_OFFSETS] = (0, 1)
+    async with reading(cluster, timeout_ms=200) as owner:
+        with pytest.raises(UnsupportedError):
+            await owner.reader.ends("orders", 0)
+    cluster.stop_node(0)
+    async with reading(cluster, timeout_ms=200) as owner:
+        with pytest.raises(UnreachableError):
+            await owner.reader.ends("orders", 0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        ({"bootstrap_servers": ()}, "host:port"),
+        ({"security_protocol": "TLS"}, "PLAINTEXT, SSL"),
+        ({"security_protocol": "SASL_SSL"}, "TLS context"),
+    ],
+)
+def test_settings_that_can_not_work(wrong: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        KafkaSettings(**{"bootstrap_servers": (("h", 1),), **wrong})
+
+
+def test_settings_do_not_show_the_password() -> None:
+    assert "hunter2" not in repr(KafkaSettings((("h", 1),), sasl_plain_password="hunter2"))
+
+
+# --------------------------------------------------------------------------------------------- everything at once
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_a_troubled_cluster_loses_and_invents_nothing(two_nodes: FakeCluster, seed: int) -> None:
+    """Leaders that move, connections that break, damage on the way, errors: each offset is still told once, and rightly."""
+    rng = random.Random(seed)
+    logs = [FakeLog(start=0) for _ in range(4)]
+    two_nodes.add("orders", *logs)
+    two_nodes.damage = lambda _, records: flip(records, rng.randrange(17, len(records))) if records and rng.random() < 0.02 else records
+    two_nodes.tamper = lambda asked, answer: None if rng.random() < 0.02 else answer
+    truth: list[list[Run]] = [[] for _ in logs]
+    async with reading(two_nodes, max_wait_ms=10, max_bytes=3000) as owner:
+        for partition in range(4):
+            owner.assign("orders", partition, 0)
+        for turn in range(60):
+            log, known = logs[turn % 4], truth[turn % 4]
+            first = log.high_watermark
+            for at in range(first, first + 50, 10):
+                keep = [offset for offset in range(at, at + 10) if rng.random() < 0.8] or [at]
+                log.batches.append(batch(at, at + 9, keep=keep, epoch=log.epoch))
+                for offset in keep:
+                    add_run(known, offset, offset + 1)
+            if rng.random() < 0.3:
+                log.leader, log.epoch = 1 - log.leader, log.epoch + 1
+            if rng.random() < 0.2:
+                log.faults.append(rng.choice([6, 75, 78, 87]))
+            if rng.random() < 0.1:
+                two_nodes.drop_connections()
+            two_nodes.changed()
+            await asyncio.sleep(0.005)
+            owner.take()
+        for partition, log in enumerate(logs):
+            got = await owner.read_to(log.high_watermark, partition=partition)
+            assert list(got.records) == truth[partition]
+            assert got.unreadable == ()
