@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import json
 import ssl
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, astuple, dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
 
@@ -20,6 +22,43 @@ TIMEOUT_SECONDS = 10.0
 """A worker answers from memory: what takes longer is not going to come."""
 PAGE_GAPS = 5_000
 """Gaps asked for at once; the server allows 10,000."""
+
+
+CAUSES = tuple(map(str, Cause))
+REASONS = tuple(map(str, Reason))
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which rows, gaps or events are meant; None: all."""
+
+    topic: str | None
+    partition: int | None
+    sink: str | None
+    cause: str | None
+
+    def __bool__(self) -> bool:
+        """Whether anything is left out."""
+        return any(value is not None for value in astuple(self))
+
+    def mean(self, one: object) -> bool:
+        """Whether something with these attributes is meant."""
+        wanted = asdict(self)
+        return all(value is None or getattr(one, name) == value for name, value in wanted.items())
+
+
+def with_filters(function: F) -> Callable[..., Any]:
+    """Give a command ``--topic``, ``--partition``, ``--sink`` and ``--cause``; its argument is ``filters: Filters``."""
+
+    @click.option("--topic", metavar="T", help="Only this topic.")
+    @click.option("--partition", metavar="P", type=click.IntRange(0, 2**31 - 1), help="Only this partition.")
+    @click.option("--sink", metavar="S", help="Only this sink; log is the log itself.")
+    @click.option("--cause", type=click.Choice([*CAUSES, *REASONS]), help="Only this cause, or this reason of an explanation.")
+    @functools.wraps(function)
+    def wrapper(*args: Any, topic: str | None, partition: int | None, sink: str | None, cause: str | None, **kwargs: Any) -> Any:
+        return function(*args, filters=Filters(topic, partition, sink, cause), **kwargs)
+
+    return wrapper
 
 
 class WorkerClient:
@@ -96,12 +135,13 @@ class WorkerClient:
         finally:
             connection.close()
 
-    def gaps(self, parameters: Mapping[str, str | int | None]) -> Iterator[list[dict[str, Any]]]:
-        """All pages of ``/api/gaps``."""
+    def gaps(self, filters: Filters, *, explained_too: bool) -> Iterator[dict[str, Any]]:
+        """The whole list of ``/api/gaps``, page after page."""
         cursor: str | None = None
         while True:
-            answer = self.get("/api/gaps", {**parameters, "limit": PAGE_GAPS, "cursor": cursor})
-            yield self.listed(answer, "gaps")
+            asked = {**asdict(filters), "all": 1 if explained_too else None, "limit": PAGE_GAPS, "cursor": cursor}
+            answer = self.get("/api/gaps", asked)
+            yield from self.listed(answer, "gaps")
             cursor = answer.get("next")
             if cursor is None:
                 return
@@ -113,23 +153,6 @@ class WorkerClient:
             CouldNotTell: it is not there.
         """
         found = answer.get(name)
-        if not isinstance(found, list):
+        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
             raise CouldNotTell(f"the worker at {self.url} answered without {name}: is it of the same version?")
         return found
-
-
-CAUSES = tuple(map(str, Cause))
-REASONS = tuple(map(str, Reason))
-
-
-def with_filters(function: F) -> F:
-    """Give a command ``--topic``, ``--partition``, ``--sink`` and ``--cause``; None where one isn't given."""
-    options = (
-        click.option("--topic", metavar="T", help="Only this topic."),
-        click.option("--partition", metavar="P", type=click.IntRange(0, 2**31 - 1), help="Only this partition."),
-        click.option("--sink", metavar="S", help="Only this sink; log is the log itself."),
-        click.option("--cause", type=click.Choice([*CAUSES, *REASONS]), help="Only this cause, or reason of an explanation."),
-    )
-    for option in reversed(options):
-        function = option(function)
-    return function

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from stream_app.cli.client import REASONS, WorkerClient, with_filters
+from stream_app.cli.client import REASONS, Filters, WorkerClient, with_filters
 from stream_app.cli.main import with_json, with_worker_url
 from stream_app.cli.output import Column, print_json, print_table
 from stream_app.cli.status import NOTHING, replayable
@@ -31,19 +31,9 @@ Example:
 @click.option("--all", "explained_too", is_flag=True, help="With explained ones.")
 @with_json
 @with_worker_url
-def command(
-    url: str,
-    token: str | None,
-    topic: str | None,
-    partition: int | None,
-    sink: str | None,
-    cause: str | None,
-    explained_too: bool,
-    as_json: bool,
-) -> None:
+def command(url: str, token: str | None, filters: Filters, explained_too: bool, as_json: bool) -> None:
     """List open gaps, by topic, partition, sink and offset; the whole list, however long."""
-    asked = {"topic": topic, "partition": partition, "sink": sink, "cause": cause, "all": 1 if explained_too else None}
-    found = [gap for page in WorkerClient(url, token).gaps(asked) for gap in page]
+    found = list(WorkerClient(url, token).gaps(filters, explained_too=explained_too))
     if as_json:
         print_json({"gaps": found, "next": None})
         return
@@ -52,14 +42,12 @@ def command(
         _COLUMNS,
         [_row(gap, now_ms) for gap in found],
         style_of=lambda row: None if row[_CAUSE] in REASONS else "red",
-        empty="no gaps"
-        if explained_too or any(asked.values()) or partition is not None
-        else "no open gaps; gapstream status says what is unknown",
+        empty="no such gaps" if filters or explained_too else "no open gaps; gapstream status says what is unknown",
     )
 
 
 def _row(gap: Mapping[str, Any], now_ms: int) -> list[object]:
-    replay = replayable(gap["expires_at"], now_ms) if gap["cause"] == "not_received" else NOTHING
-    opened = NOTHING if gap["cause"] in REASONS else gap["opened_at"]
+    replay = replayable(gap.get("expires_at"), now_ms) if gap.get("cause") == "not_received" else NOTHING
+    opened = NOTHING if gap.get("cause") in REASONS else gap.get("opened_at")
     names = ("topic", "partition", "sink", "first_offset", "last_offset", "count", "cause")
-    return [*(gap[name] for name in names), opened, gap["first_timestamp"], gap["last_timestamp"], replay]
+    return [*(gap.get(name) for name in names), opened, gap.get("first_timestamp"), gap.get("last_timestamp"), replay]

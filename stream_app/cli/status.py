@@ -10,7 +10,7 @@ import click
 
 from stream_app.cli.client import WorkerClient
 from stream_app.cli.main import with_json, with_worker_url
-from stream_app.cli.output import UNKNOWN, Column, print_json, print_line, print_table
+from stream_app.cli.output import UNKNOWN, Column, print_json, print_line, print_table, text
 from stream_app.web.times import ago, parse_time, span
 
 NOTHING = "-"
@@ -51,19 +51,20 @@ def command(url: str, token: str | None, as_json: bool) -> None:
 
 
 def _row(line: Mapping[str, Any], now_ms: int) -> list[object]:
-    missing, where = line["missing"], line["partitions_with_gaps"]
-    complete = line["complete_through"]
+    missing, complete = line.get("missing"), line.get("complete_through")
+    where, partitions = text(line.get("partitions_with_gaps")), text(line.get("partitions"))
+    since, left = (text(line.get("oldest_gap_opened_at")), replayable(line.get("expires_at"), now_ms)) if missing else (NOTHING, NOTHING)
     return [
-        line["topic"],
-        line["sink"] if line["configured"] else f"{line['sink']} (in no file)",
-        line["state"],
+        line.get("topic"),
+        line.get("sink") if line.get("configured") else f"{line.get('sink')} (in no file)",
+        line.get("state"),
         complete and f"{complete} ({ago(parse_time(complete, now_ms), now_ms)})",
         missing,
-        f"{UNKNOWN if where is None else where} of {UNKNOWN if line['partitions'] is None else line['partitions']}",
-        (line["oldest_gap_opened_at"] or UNKNOWN) if missing else NOTHING if missing == 0 else UNKNOWN,
-        replayable(line["expires_at"], now_ms) if missing else NOTHING if missing == 0 else UNKNOWN,
-        line["lag"],
-        line["reason"] or "",
+        f"{where} of {partitions}",
+        UNKNOWN if missing is None else since,
+        UNKNOWN if missing is None else left,
+        line.get("lag"),
+        line.get("reason") or "",
     ]
 
 
@@ -77,12 +78,13 @@ def replayable(expires_at: str | None, now_ms: int) -> str:
 
 def _sum_up(lines: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     """One sentence over everything, and its style."""
-    missing = sum(line["missing"] or 0 for line in lines)
-    unknown = sum(line["state"] == "unknown" for line in lines)
-    partitions = sum(line["partitions_with_gaps"] or 0 for line in lines)
-    said = f"{missing} record{'s are' if missing != 1 else ' is'} missing"
+    missing = sum(line.get("missing") or 0 for line in lines)
+    partitions = sum(line.get("partitions_with_gaps") or 0 for line in lines)
+    sinks = sum(bool(line.get("missing")) for line in lines)
+    unknown = sum(line.get("state") == "unknown" for line in lines)
+    said = "1 record is missing" if missing == 1 else f"{missing} records are missing"
     if missing:
-        said += f", in {partitions} partition{'s' if partitions != 1 else ''} of {sum(bool(line['missing']) for line in lines)} of {len(lines)} sinks"
+        said += f", in {partitions} partition{'s' if partitions != 1 else ''} of {sinks} of {len(lines)} sinks"
     if unknown:
         said += f"; {unknown} of {len(lines)} sinks {'are' if unknown != 1 else 'is'} unknown"
     return f"{said}.", "bold red" if missing else "bold yellow" if unknown else "bold green"

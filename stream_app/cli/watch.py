@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
 
-from stream_app.cli.client import with_filters
+from stream_app.cli.client import Filters, with_filters
 from stream_app.cli.main import warn, with_config, with_json
 from stream_app.cli.output import print_json_line, print_line, text
 from stream_app.web.times import parse_time
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 STYLES = {"critical": "red", "warning": "yellow"}
 
 
-class _Time(click.ParamType[int]):
+class _Time(click.ParamType):
     """A TIME argument; becomes milliseconds since the epoch."""
 
     name = "TIME"
@@ -49,16 +50,7 @@ Example:
 @with_filters
 @with_json
 @with_config
-def command(
-    config: Config,
-    from_ms: int | None,
-    follow: bool,
-    topic: str | None,
-    partition: int | None,
-    sink: str | None,
-    cause: str | None,
-    as_json: bool,
-) -> None:
+def command(config: Config, from_ms: int | None, follow: bool, filters: Filters, as_json: bool) -> None:
     """Print the alert events as they are told, one line each; Ctrl-C ends it."""
     from stream_app.alerts import Fold, subscribe
     from stream_app.kafka.clients import KafkaClients
@@ -75,11 +67,10 @@ def command(
         on_malformed=warn,
         on_trouble=_say_once(),
     )
-    wanted = {"topic": topic, "partition": partition, "sink": sink, "cause": cause}
     told = 0
     for event in events:
         told = _tell_faults(fold, told)
-        if all(value is None or getattr(event, name) == value for name, value in wanted.items()):
+        if filters.mean(event):
             _print(event, as_json)
 
 
@@ -109,6 +100,7 @@ def _print(event: AlertEvent, as_json: bool) -> None:
         print_json_line(json.loads(event.to_json()))
         return
     print_line(_line(event), STYLES.get(event.severity))
+    sys.stdout.flush()  # into a pipe too, an event is seen when it is told
 
 
 def _line(event: AlertEvent) -> str:

@@ -135,7 +135,7 @@ def _tokens(config: Config) -> Iterator[Finding]:
             yield Finding((*path, "name"), f"{token.name} is the name of http.tokens.{names[token.name]} too: give this one another")
         names.setdefault(token.name, index)
         if (token.token is None) == (token.token_sha256 is None):
-            yield Finding((*path, "token"), "is required, or token_sha256 instead; not both")
+            yield Finding((*path, "token"), "is required, or token_sha256 instead; not both", ((*path, "token_sha256"),))
         secret = token.token_sha256 if token.token is None else token.token.get_secret_value()
         if secret is not None and secret in secrets:
             yield Finding((*path, "token"), f"is that of http.tokens.{secrets[secret]} too: give each its own")

@@ -50,6 +50,8 @@ def locate(error: ErrorDetails, root: Shape) -> Keys:
 def explain(error: ErrorDetails, path: Keys, root: Shape, values: Any) -> str:
     """What is wrong and what is allowed, in one line."""
     kind, given = error["type"], error.get("ctx", {})
+    if error["input"] is None and kind.endswith("_type"):
+        return "can't be null: give it a value, or leave it out for its default"
     if kind == "extra_forbidden":
         return _unknown_key(path, root, values)
     if kind == "union_tag_not_found":

@@ -172,7 +172,7 @@ def substitute(values: Any, environ: Mapping[str, str]) -> Source:
 
     What can't be filled in is a fault and becomes None.
     """
-    findings: list[Finding] = []
+    findings: dict[Finding, None] = {}
 
     def walk(value: Any, path: Keys) -> Any:
         if isinstance(value, dict):
@@ -193,10 +193,10 @@ def substitute(values: Any, environ: Mapping[str, str]) -> Source:
             return "" if found is None else found
 
         filled = _PLACE.sub(put, text)
-        findings.extend(Finding(path, complaint) for complaint in complaints)
+        findings.update({Finding(path, complaint): None for complaint in complaints})
         return None if complaints else filled
 
-    return Source(walk(values, ()), findings)
+    return Source(walk(values, ()), list(findings))
 
 
 def _look_up(what: str | None, environ: Mapping[str, str], complaints: list[str]) -> str | None:

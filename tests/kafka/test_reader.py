@@ -6,22 +6,21 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from stream_app.core.model import Absent, LogEnds, LogRead, Run
+from stream_app.core.model import Absent, LogEnds, Run
 from stream_app.kafka import lane, reader
-from stream_app.kafka.assigned import join_reads
 from stream_app.kafka.batches import add_run
 from stream_app.kafka.connection import KafkaSettings
 from stream_app.kafka.failures import BrokerError, UnreachableError, UnsupportedError
 from stream_app.kafka.protocol import Api, Isolation
 from stream_app.kafka.reader import LogReader
-from stream_app.kafka.trouble import Trouble, TroubleKind
+from stream_app.kafka.trouble import TroubleKind
 from tests.support.fake_broker import EPOCH_END, FETCH, LIST_OFFSETS, METADATA, Asked, FakeCluster, FakeLog
 from tests.support.log_bytes import ABORT, TRANSACTIONAL, batch, flip, legacy, marker
+from tests.support.log_owner import Owner, owning
 
 ID = b"orders".ljust(16, b".")
 NEW_ID = b"orders, again".ljust(16, b".")
@@ -51,67 +50,10 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lane, "RETRY_S", (0.01, 0.05))
 
 
-@dataclass
-class Owner:
-    """Takes what a reader gives and checks that it is contiguous."""
-
-    reader: LogReader
-    reads: dict[tuple[str, int], list[LogRead]] = field(default_factory=dict)
-    troubles: list[Trouble] = field(default_factory=list)
-
-    def assign(self, topic: str, partition: int = 0, position: int | None = None, **options: Any) -> None:
-        self.reads.pop((topic, partition), None)
-        self.reader.assign(topic, partition, position, **{"isolation": COMMITTED, "check_crcs": True, **options})
-
-    def take(self) -> None:
-        self.troubles += self.reader.troubles()
-        for key, one in self.reader.take().items():
-            known = self.reads.setdefault(key, [])
-            assert not known or known[-1].next == one.position
-            assert_covers(one)
-            known.append(one)
-
-    async def until(self, reached: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
-            while not reached():
-                await self.reader.wait()
-                self.take()
-
-    async def read_to(self, stop: int, topic: str = "orders", partition: int = 0) -> LogRead:
-        """All answers so far as one, once ``stop`` is reached."""
-        key = (topic, partition)
-        await self.until(lambda: bool(self.reads.get(key)) and self.reads[key][-1].next >= stop)
-        whole = self.reads[key][0]
-        for one in self.reads[key][1:]:
-            whole = join_reads(whole, one)
-        assert whole.next == stop
-        return whole
-
-    async def trouble(self, kind: TroubleKind) -> Trouble:
-        """The first of this kind."""
-        await self.until(lambda: any(one.kind is kind for one in self.troubles))
-        return next(one for one in self.troubles if one.kind is kind)
-
-
-def assert_covers(one: LogRead) -> None:
-    """Disjoint runs that together are exactly [position, next)."""
-    runs = [*one.records, *one.holes, *one.unreadable, *one.unread, *(run for runs in one.absent.values() for run in runs)]
-    at = one.position
-    for first, stop in sorted(runs):
-        assert first == at < stop
-        at = stop
-    assert at == one.next
-
-
 @asynccontextmanager
 async def reading(cluster: FakeCluster, *, timeout_ms: int = 5_000, **options: Any) -> AsyncIterator[Owner]:
-    settings = KafkaSettings((cluster.address(),), request_timeout_ms=timeout_ms)
-    made = LogReader(settings, client_id="test", **{"max_wait_ms": 100, **options})
-    await made.start()
-    try:
-        yield Owner(made)
-    finally:
-        await made.stop()
+    async with owning(KafkaSettings((cluster.address(),), request_timeout_ms=timeout_ms), **options) as owner:
+        yield owner
 
 
 def batches(first: int, stop: int, step: int = 10, **options: Any) -> list[bytes]:

@@ -1,0 +1,203 @@
+"""How people see the demo: a live screen on a terminal, plain lines into a pipe, nothing but JSON for programs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import datetime
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from stream_app.demo.faults import Fault, Kind
+from stream_app.demo.state import Row, State
+
+SENTENCE = "gapstream names every Kafka record that a sink did not receive. Here a pipeline errs on purpose, and gapstream says where."
+MEANINGS = {
+    Kind.LOST: ("received, never reported", "gap.opened"),
+    Kind.LATE: ("reported after its gap was told", "gap.opened, gap.filled"),
+    Kind.DUPLICATE: ("reported twice", "duplicate.detected"),
+    Kind.QUARANTINED: ("put aside, and said so", "gap.explained"),
+}
+COLOURS = {Kind.LOST: "red", Kind.LATE: "yellow", Kind.DUPLICATE: "magenta", Kind.QUARANTINED: "cyan"}
+REFRESH_S = 0.25
+FIXED_LINES = 22
+"""Lines of the screen beside the list of faults."""
+SUMMARY_S = 10.0
+
+
+class Quiet:
+    """For ``--json``: says nothing."""
+
+    wants_status = False
+
+    def doing(self, state: State) -> None:
+        """Nothing."""
+
+    def injected(self, row: Row) -> None:
+        """Nothing."""
+
+    def told(self, row: Row) -> None:
+        """Nothing."""
+
+    def tick(self, state: State) -> None:
+        """Nothing."""
+
+
+class Lines:
+    """For pipes and logs: one line for each thing that happens, a summary every ten seconds."""
+
+    wants_status = True
+
+    def __init__(self) -> None:
+        self._summed_at = time.monotonic()
+        print(SENTENCE, flush=True)
+
+    def doing(self, state: State) -> None:
+        """What the demo does now."""
+        tail = {"running": f": worker {state.url}, seed {state.seed}, {how_to_stop(state)}"}
+        print(f"{state.doing}{tail.get(state.doing, '')}", flush=True)
+
+    def injected(self, row: Row) -> None:
+        """Done by the pipeline."""
+        print(f"{clock(row.at)} injected {describe(row.fault)}", flush=True)
+
+    def told(self, row: Row) -> None:
+        """Read in the alerts topic."""
+        print(f"{clock(row.told_at)} detected {describe(row.fault)}, after {delay(row)}", flush=True)
+
+    def tick(self, state: State) -> None:
+        """The summary, when it is time."""
+        if state.begun_at is None or time.monotonic() - self._summed_at < SUMMARY_S:
+            return
+        self._summed_at = time.monotonic()
+        done, told = sum(state.done.values()), sum(state.told.values())
+        print(f"{clock(time.time())} {state.produced} produced, {state.consumed} consumed, {done} faults injected, {told} detected")
+        for line in status_lines(state):
+            print(f"{clock(time.time())} {line}", flush=True)
+
+
+class Screen:
+    """For terminals. A context manager: the terminal is as it was afterwards."""
+
+    wants_status = True
+
+    def __init__(self) -> None:
+        self._console = Console()
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        self._drawn_at = 0.0
+
+    def __enter__(self) -> Screen:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def doing(self, state: State) -> None:
+        """Draw at once."""
+        self._draw(state)
+
+    def injected(self, row: Row) -> None:
+        """Shown with the next picture."""
+
+    def told(self, row: Row) -> None:
+        """Shown with the next picture."""
+
+    def tick(self, state: State) -> None:
+        """Draw four times a second."""
+        if time.monotonic() - self._drawn_at >= REFRESH_S:
+            self._draw(state)
+
+    def _draw(self, state: State) -> None:
+        self._drawn_at = time.monotonic()
+        rows = max(self._console.size.height - FIXED_LINES - len(state.status), 3)
+        self._live.update(picture(state, rows), refresh=True)
+
+
+def picture(state: State, rows: int) -> RenderableType:
+    """The whole screen, with at most ``rows`` faults."""
+    head = Text(SENTENCE, "bold")
+    if state.begun_at is None:
+        return Group(head, Text(), Text(f"{state.doing} ..."))
+    numbers = Text(f"{state.doing}, {state.elapsed_s:.0f} s{of_seconds(state)}: ")
+    numbers.append(f"{state.produced} records produced, {state.consumed} consumed, {RATE_NOTE}", "bold")
+    status = [Text(line) for line in status_lines(state)] or [Text("the worker has not answered yet")]
+    foot = Text.assemble("worker's API: ", (f"{state.url}/api/status", "underline"), f"   seed {state.seed}   ", (how_to_stop(state), "bold"))
+    return Group(head, Text(), numbers, Text(), _counts(state), _newest(state, rows), *status, Text(), foot)
+
+
+RATE_NOTE = "every fault is one that the detector must find in the alerts topic alone"
+
+
+def _counts(state: State) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title, right in (("kind", False), ("what the pipeline did", False), ("event", False), ("injected", True), ("detected", True)):
+        table.add_column(title, justify="right" if right else "left", no_wrap=True)
+    for kind in Kind:
+        meaning, event = MEANINGS[kind]
+        table.add_row(Text(kind, COLOURS[kind]), meaning, event, str(state.done[kind]), str(state.told[kind]))
+    return table
+
+
+def _newest(state: State, rows: int) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title, right in (("time", False), ("fault", False), ("topic", False), ("partition", True), ("offsets", True), ("detected", True)):
+        table.add_column(title, justify="right" if right else "left", no_wrap=True)
+    for row in list(state.rows)[: -rows - 1 : -1]:
+        fault = row.fault
+        told = Text("...", "dim") if row.told_at is None else Text(f"after {delay(row)}", "green")
+        table.add_row(clock(row.at), Text(fault.kind, COLOURS[fault.kind]), fault.topic, str(fault.partition), offsets(fault), told)
+    return table
+
+
+def status_lines(state: State) -> list[str]:
+    """The worker's own answer, a line for each topic and sink."""
+    return [
+        f"{row['topic']} -> {row['sink']}: {row['state']}, {_count(row['missing'])} missing in {_count(row['partitions_with_gaps'])} "
+        f"partitions, {_count(row['duplicates'])} duplicates, lag {_count(row['lag'])}, complete through {row['complete_through'] or 'unknown'}"
+        for row in state.status
+        if row["sink"] != "log"
+    ]
+
+
+def _count(value: object) -> str:
+    return "unknown" if value is None else str(value)
+
+
+def clock(at: float | None) -> str:
+    """Time of day on this machine."""
+    return "" if at is None else datetime.fromtimestamp(at).strftime("%H:%M:%S")
+
+
+def offsets(fault: Fault) -> str:
+    """``5`` or ``5-9``."""
+    return str(fault.first) if fault.stop == fault.first + 1 else f"{fault.first}-{fault.stop - 1}"
+
+
+def describe(fault: Fault) -> str:
+    """One fault in a line."""
+    return f"{fault.kind}: {fault.topic} partition {fault.partition} offsets {offsets(fault)}"
+
+
+def delay(row: Row) -> str:
+    """From the deed to the event."""
+    return "?" if row.delay_s is None else f"{row.delay_s:.1f} s"
+
+
+def of_seconds(state: State) -> str:
+    """How long it runs in all."""
+    return "" if state.seconds is None else f" of {state.seconds:g} s"
+
+
+def how_to_stop(state: State) -> str:
+    """What to press."""
+    return "Ctrl-C stops it" if state.seconds is None else f"ends after {state.seconds:g} s, or with Ctrl-C"
+
+
+def is_terminal() -> bool:
+    """Whether somebody looks."""
+    return sys.stdout.isatty()
