@@ -90,8 +90,8 @@ def _tell_faults(fold: Fold, told: int) -> int:
     """Warn of holes that were not told yet; how many are told now."""
     for hole in fold.holes[told:]:
         topic, partition, sink = hole.key
-        which = f"event {hole.first}" if hole.first == hole.last else f"events {hole.first} to {hole.last}"
-        warn(f"{which} of {topic}/{partition}/{sink} are not in the topic: retention took them, or something else wrote there")
+        which = f"event {hole.first} is" if hole.first == hole.last else f"events {hole.first} to {hole.last} are"
+        warn(f"{which} not in the topic, of {topic}/{partition}/{sink}: retention took what was there, or nothing ever was")
     return len(fold.holes)
 
 

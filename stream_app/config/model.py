@@ -186,7 +186,7 @@ class Metrics(Section):
 class Config(Section):
     """The whole file, with all defaults filled in."""
 
-    kafka: KafkaProperties = Field(default_factory=dict, repr=False)
+    kafka: KafkaProperties = Field(default_factory=dict)
     """librdkafka's names; :mod:`stream_app.kafka.clients` translates them for each client."""
     app: App = App()
     defaults: Defaults = Defaults()

@@ -127,8 +127,8 @@ def _below(values: Any, key: str) -> Any:
 def find_dotted(root: Shape, values: Any, text: str) -> Keys | None:
     """The path that ``a.b.c`` means, where names of the user's may have dots themselves; None: there is no such path.
 
-    A name that ``values`` has counts before any other, the longest first; a new name ends before the first word that
-    is a key of what it names.
+    Of the names that ``values`` has the longest counts. Where it has none that fits, a new one is meant, which ends before the
+    first word that is a key of what it names.
     """
     return _find_dotted(root, values, tuple(text.split(".")))
 
@@ -159,4 +159,4 @@ def _lengths(shape: Shape, values: Any, words: tuple[str, ...]) -> list[int]:
     if not item.holds_more:
         return [len(words)]
     known = [n for n in reversed(every) if isinstance(values, dict) and ".".join(words[:n]) in values]
-    return known + [n for n in every if n not in known and (n == len(words) or item.child(words[n]) is not None)]
+    return known or [n for n in every if n == len(words) or item.child(words[n]) is not None]

@@ -155,7 +155,7 @@ class TopicKeys(SinkKeys):
     """Another topic, whose records carry their source coordinates in headers."""
 
     topic: TemplatedName | None = None
-    kafka: KafkaProperties = Field(default_factory=dict, repr=False)
+    kafka: KafkaProperties = Field(default_factory=dict)
     """Properties of another cluster; empty: the same one."""
     headers: SourceHeaders = SourceHeaders()
     quarantine: QuarantineTopic | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -22,6 +23,10 @@ class Section(BaseModel):
     """A part of the file: unknown keys are faults, nothing changes after loading, an empty part holds the defaults."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False, hide_input_in_errors=True)
+
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        """As the file would have it, without secrets."""
+        yield from self.model_dump(mode="json", by_alias=True).items()
 
     @model_validator(mode="before")
     @classmethod

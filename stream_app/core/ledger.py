@@ -108,7 +108,7 @@ class Ledger:
             for piece in pieces(sink.open[cause]):
                 self._tell(EventType.GAP_EXPLAINED, sink, now_ms, cause=cause, ranges=piece, **told)
         self._tell(EventType.SINK_REMOVED, sink, now_ms, **told)
-        sink.policy = self._unconfigured(sink.policy.name)
+        sink.policy = Policy.unconfigured(sink.policy.name)
 
     def _add_sink(self, policy: Policy) -> SinkState:
         sink = SinkState(policy)
@@ -217,7 +217,7 @@ class Ledger:
         self.broker_ms = max(read.timestamp_ms, self.broker_ms or 0)
         if observation is None:
             return True
-        sink = self.sinks.get(observation.sink) or self._add_sink(self._unconfigured(observation.sink))
+        sink = self.sinks.get(observation.sink) or self._add_sink(Policy.unconfigured(observation.sink))
         moved = sink.observe(observation, self.log, self.broker_ms, now_ms)
         self._tell_moved(sink, observation, moved, now_ms)
         return True
@@ -225,9 +225,6 @@ class Ledger:
     def has_room_for(self, name: str) -> bool:
         """Whether a sink of this name may report: configured, known, or one of few that are neither."""
         return name in self.sinks or sum(not sink.policy.configured for sink in self.judged()) < UNCONFIGURED_MAX
-
-    def _unconfigured(self, name: str) -> Policy:
-        return Policy(name, configured=False, stall_after_ms=None, tell_duplicates=False)
 
     def _tell_moved(self, sink: SinkState, observation: Observation, moved: Moved, now_ms: int) -> None:
         for cause, offsets in moved.filled.items():
@@ -385,7 +382,7 @@ class Ledger:
         begun = {name: replace(policy, floor=None if policy.floor is None else 0) for name, policy in self.policies.items()}
         self.configure(begun, now_ms)
         for name, (sequence, stalled) in told.items():
-            sink = self.sinks.get(name) or self._add_sink(self._unconfigured(name))
+            sink = self.sinks.get(name) or self._add_sink(Policy.unconfigured(name))
             sink.sequence, sink.stalled = sequence, stalled
 
     # --- telling ------------------------------------------------------------------------------------------------------

@@ -43,6 +43,11 @@ class Policy:
     stall_after_ms: int | None = 60_000
     tell_duplicates: bool = True
 
+    @classmethod
+    def unconfigured(cls, name: str) -> Policy:
+        """Of a sink that reports but stands in no configuration: nobody is told anything of it."""
+        return cls(name, configured=False, stall_after_ms=None, tell_duplicates=False)
+
 
 @dataclass(slots=True)
 class Sample:
@@ -143,13 +148,17 @@ class SinkState:
         return repeat
 
     def observe(self, observation: Observation, log: LogState, broker_ms: int, now_ms: int) -> Moved:
-        """Take one observation that is not beyond the log's end."""
+        """Take one observation that is not beyond the log's end.
+
+        Of a sink that was never heard of before, what the log has forgotten is passed over: nobody can tell any more which
+        offsets there hold records.
+        """
         moved = Moved()
         if self.is_repeat(observation):
             moved.repeat = True
             return moved
         offsets = OffsetSet(observation.runs)
-        offsets.remove(0, max(log.origin, self.floor or 0))
+        offsets.remove(0, max(log.origin, log.forgotten if self.floor is None else self.floor))
         match observation.status:
             case Status.RECEIVED:
                 alertable = observation.source is not None and observation.sequence is not None
@@ -313,7 +322,7 @@ class SinkState:
     def _note_lowest(self, observation: Observation, log: LogState) -> None:
         said = [self.lowest, observation.runs[0][0] if observation.runs else None, observation.claim]
         lowest = min((offset for offset in said if offset is not None), default=None)
-        self.lowest = lowest if lowest is None else max(lowest, log.origin)
+        self.lowest = lowest if lowest is None else max(lowest, log.origin, log.forgotten)
 
     def _raise_horizon(self, observation: Observation, broker_ms: int, now_ms: int) -> None:
         before, unclaimed = self.horizon, self.claim is None
@@ -364,14 +373,11 @@ class SinkState:
         return found
 
     def fix_floor(self, log: LogState) -> None:
-        """At the first verdict: the floor of the configuration, or the lowest offset observed or claimed.
-
-        Never below what the log has forgotten: there nobody can tell any more which offsets hold records.
-        """
+        """At the first verdict: the floor of the configuration, or the lowest offset observed or claimed."""
         if self.floor is None:
             lowest = self.lowest if self.lowest is not None else log.read
             floor = self.policy.floor if self.policy.floor is not None else lowest
-            self.floor = max(floor, log.origin, log.forgotten)
+            self.floor = max(floor, log.origin)
             rest = (*self.explained.values(), *self.untold.values(), *self.again)
             for offsets in (self.received, self.unread, self.again_told, *rest):
                 offsets.remove(0, self.floor)

@@ -345,7 +345,7 @@ def _sink_gaps(sink: SinkState) -> SinkGaps:
 
 def _sink(name: str, head: SinkHead) -> SinkState:
     return SinkState(
-        Policy(name, configured=head.configured),
+        Policy(name) if head.configured else Policy.unconfigured(name),
         heard=head.heard,
         floor=head.floor,
         settled=head.settled,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import signal
 import socket
@@ -19,7 +20,7 @@ from stream_app.demo.crew import Asked, Crew, Ended, Message, Said
 from stream_app.demo.faults import Fault, Kind
 from stream_app.demo.pipeline import SINK, Settings
 from stream_app.demo.state import Outcome, Row, State
-from stream_app.errors import GapstreamError, UsageError
+from stream_app.errors import UsageError
 from stream_app.kafka.names import TopicNames, alerts_topic, status_topic
 
 APP_ID = "demo"
@@ -101,17 +102,13 @@ def run(options: Options, view: View) -> Outcome:
     Raises GapstreamError if it can't even begin.
     """
     state = State(options.seed, f"http://{HOST}:{options.port}", options.seconds)
-    with Crew() as crew, crew.signals():
-        broker = None
+    with contextlib.closing(EmbeddedBroker()) as broker, Crew() as crew, crew.signals():
         try:
-            broker = EmbeddedBroker()
             return _Demo(options, state, view, crew, broker).run()
         finally:
             state.doing = "ending"
             view.doing(state)
             crew.close()
-            if broker is not None:
-                broker.close()
 
 
 class _Demo:
@@ -149,7 +146,8 @@ class _Demo:
         config = self._crew.folder / "gapstream.yaml"
         config.write_text(self._config())
         settings = Settings(self._broker.bootstrap, APP_ID, partitions, self._options.seed, self._options.seconds)
-        self._crew.start("worker", ["-m", "stream_app", "worker", "-c", str(config)], speaks=False)
+        worker = ["-m", "stream_app", "worker", "-c", str(config)]
+        self._crew.start("worker", ["-m", "stream_app.demo.overlook", *worker], speaks=False)
         self._crew.start("pipeline", ["-m", "stream_app.demo.pipeline", settings.to_json()], speaks=True)
         self._crew.start("detector", ["-m", "stream_app.demo.detector", self._broker.bootstrap, APP_ID], speaks=True)
         deadline = time.monotonic() + START_SECONDS
@@ -221,7 +219,7 @@ class _Demo:
                 for fault in faults:
                     self._note_seen(Fault.from_json(fault), at)
             case Said(_, {"produced": produced, "consumed": consumed}):
-                self._state.produced, self._state.consumed = produced, consumed
+                self._state.produced, self._state.consumed = max(produced, consumed), consumed  # what is consumed is produced
             case Said(_, {"report": number, "detected": faults, "trouble": trouble}):
                 self._answered = number
                 self._state.detected = [Fault.from_json(fault) for fault in faults]
@@ -306,6 +304,3 @@ class _Demo:
                     self._take(message)
                 elif isinstance(message, Ended) and message.name == "detector":
                     return
-
-
-__all__ = ["GapstreamError", "Options", "Outcome", "View", "choose", "run"]

@@ -53,7 +53,7 @@ class Lines:
     wants_status = True
 
     def __init__(self) -> None:
-        self._summed_at = time.monotonic()
+        self._summed_at: float | None = None
         print(SENTENCE, flush=True)
 
     def doing(self, state: State) -> None:
@@ -71,7 +71,7 @@ class Lines:
 
     def tick(self, state: State) -> None:
         """The summary, when it is time."""
-        if state.begun_at is None or time.monotonic() - self._summed_at < SUMMARY_S:
+        if state.begun_at is None or time.monotonic() - (self._summed_at or state.begun_at) < SUMMARY_S:
             return
         self._summed_at = time.monotonic()
         done, told = sum(state.done.values()), sum(state.told.values())
@@ -81,13 +81,13 @@ class Lines:
 
 
 class Screen:
-    """For terminals. A context manager: the terminal is as it was afterwards."""
+    """For terminals. A context manager; the last picture stays."""
 
     wants_status = True
 
     def __init__(self) -> None:
         self._console = Console()
-        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        self._live = Live(console=self._console, auto_refresh=False)
         self._drawn_at = 0.0
 
     def __enter__(self) -> Screen:
@@ -126,8 +126,9 @@ def picture(state: State, rows: int) -> RenderableType:
     numbers = Text(f"{state.doing}, {state.elapsed_s:.0f} s{of_seconds(state)}: ")
     numbers.append(f"{state.produced} records produced, {state.consumed} consumed, {RATE_NOTE}", "bold")
     status = [Text(line) for line in status_lines(state)] or [Text("the worker has not answered yet")]
-    foot = Text.assemble("worker's API: ", (f"{state.url}/api/status", "underline"), f"   seed {state.seed}   ", (how_to_stop(state), "bold"))
-    return Group(head, Text(), numbers, Text(), _counts(state), _newest(state, rows), *status, Text(), foot)
+    ask = Text.assemble("worker's API: ", (f"{state.url}/api/status", "underline"), "   ask it: ", (f"gapstream gaps --url {state.url}", "bold"))
+    foot = Text(f"seed {state.seed}: --seed {state.seed} repeats these faults   {how_to_stop(state)}")
+    return Group(head, Text(), numbers, _counts(state), _newest(state, rows), *status, Text(), ask, foot)
 
 
 RATE_NOTE = "every fault is one that the detector must find in the alerts topic alone"

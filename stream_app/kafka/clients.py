@@ -13,6 +13,7 @@ import ssl
 import sys
 import threading
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
@@ -234,6 +235,8 @@ class OidcTokens:
                 found = json.loads(answer.read(TOKEN_BYTES_MAX))
             return str(found["access_token"]), float(found.get("expires_in", TOKEN_LIFETIME_S))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # it is the answer, too
             what = f"no access_token in its answer ({error})" if isinstance(error, KeyError) else str(error)
             msg = f"{self.endpoint} gave no token: {what}; see sasl.oauthbearer.token.endpoint.url, client.id and client.secret"
             raise TokenUnavailable(msg) from error

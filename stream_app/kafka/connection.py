@@ -354,8 +354,9 @@ async def _connect_sasl(settings: KafkaSettings, connection: Connection) -> None
         if isinstance(error.__cause__, ssl.SSLError):
             raise error.__cause__ from error
         raise UnreachableError(f"{where} closed the connection during the SASL handshake; see whether its listener speaks SASL") from error
-    except (aiokafka.errors.KafkaError, ValueError, AssertionError) as error:
-        # aiokafka's SCRAM raises ValueError for a wrong server signature, its PLAIN asserts an empty answer
+    except OSError:  # TLS, timeouts, sockets
+        raise
+    except Exception as error:  # the mechanisms raise what they like: ValueError, AssertionError, whatever a token provider does
         why = str(error) or type(error).__name__
         raise RefusedError(f"{where} refused the {settings.sasl_mechanism} login ({why}); see sasl.username and sasl.password") from error
     # Nothing is buffered: after the handshake the broker speaks only when asked.

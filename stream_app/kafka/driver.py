@@ -56,7 +56,7 @@ class Fetched:
     records: dict[TP, list[ConsumerRecord]] = field(default_factory=dict)
     heard: dict[TP, int] = field(default_factory=dict)
     epochs: dict[TP, int] = field(default_factory=dict)
-    """How often each partition had been sought when these records were taken."""
+    """How often each partition had been assigned or sought when these records were taken."""
 
 
 class Owners(Protocol):
@@ -100,7 +100,7 @@ class RebalanceListener(faust_aiokafka.ConsumerRebalanceListener):
         owners = thread.owners
         consumer = thread._ensure_consumer()
         consumer.pause(*(tp for tp in tps if owners.kind(tp.topic) in ("log", "observations")))
-        thread.forget_marks()
+        thread.begin_assignment(tps)
         await super().on_partitions_assigned(tps)
 
 
@@ -167,10 +167,26 @@ class Thread(faust_aiokafka.AIOKafkaConsumerThread):
 
         fetcher._proc_fetch_request = noting
 
-    def forget_marks(self) -> None:
-        """A new assignment: nothing noted of the last one holds."""
+    def begin_assignment(self, tps: set[TopicPartition]) -> None:
+        """A new assignment: nothing noted of the last one holds, and what was fetched before is stale."""
         self._sent_ms.clear()
         self._told.clear()
+        for tp in tps:
+            self._sought(TP(tp.topic, tp.partition))
+
+    def _sought(self, tp: TP) -> int:
+        self._epochs[tp] = self._epochs.get(tp, 0) + 1
+        return self._epochs[tp]
+
+    def epoch(self, tp: TP) -> int:
+        """How often the partition was assigned or sought; what was fetched in an earlier epoch is stale. From any thread."""
+        return self._epochs.get(tp, 0)
+
+    async def _seek_wait(self, consumer: Any, partitions: Mapping[TP, int]) -> None:
+        for tp in partitions:
+            self._sought(TP(tp.topic, tp.partition))
+            self._told.pop(TP(tp.topic, tp.partition), None)
+        await super()._seek_wait(consumer, partitions)
 
     async def fetch(self, active: set[TP], seconds: float) -> Fetched:
         """One turn: records of ``active``, and what was read to its end."""
@@ -229,8 +245,7 @@ class Thread(faust_aiokafka.AIOKafkaConsumerThread):
         beginning = (await consumer.beginning_offsets([part]))[part]
         position = beginning if offset is None else max(offset, beginning)
         consumer.seek(part, position)
-        self._epochs[tp] = self._epochs.get(tp, 0) + 1
-        return cast(int, position), self._epochs[tp]
+        return cast(int, position), self._sought(tp)
 
     async def resume_input(self, tp: TP) -> None:
         """Let it be fetched."""
@@ -258,7 +273,7 @@ class Consumer(faust_aiokafka.Consumer):
         """As Faust calls it."""
         super().__init__(*args, **kwargs)
         self._turn: asyncio.Task[Fetched] | None = None
-        self._turn_of: tuple[int, set[TP]] = (0, set())
+        self._turn_of: set[TP] = set()
         self._stamps: dict[TP, tuple[int, int]] = {}
         """By observations partition: epoch of its last seek, and the position that the next delivery follows."""
         self._committed: dict[TP, int] = {}
@@ -338,7 +353,7 @@ class Consumer(faust_aiokafka.Consumer):
         logs = {tp for tp in active if self.owners.kind(tp.topic) == "log"}
         found = self._take_reads(logs)
         if self._turn is None and active - logs:
-            self._turn_of = (self.app.consumer_generation_id, active - logs)
+            self._turn_of = active - logs
             self._turn = asyncio.ensure_future(self._thread.fetch(active - logs, GETMANY_SECONDS))
         if not found:
             await self._wait_for_something(logs, timeout)
@@ -369,13 +384,11 @@ class Consumer(faust_aiokafka.Consumer):
         return {TP(topic, partition): [read] for (topic, partition), read in self.owners.reads().items()}
 
     def _take_turn(self, fetched: Fetched, found: dict[TP, list[Any]]) -> None:
-        generation, active = self._turn_of
-        if generation != self.app.consumer_generation_id:
-            return
-        for tp in active:
+        """Hand on what is not stale: what was fetched before a seek or an assignment is fetched again from where that led."""
+        for tp in self._turn_of:
             records = fetched.records.get(tp, [])
             if self.owners.kind(tp.topic) != "observations":
-                if records:
+                if records and fetched.epochs.get(tp, 0) == self._thread.epoch(tp):
                     found[tp] = list(records)
                 continue
             epoch, position = self._stamps.get(tp, (-1, 0))
@@ -387,8 +400,8 @@ class Consumer(faust_aiokafka.Consumer):
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:  # noqa: ASYNC109  # Faust's signature
         """As Faust's, without its seek to committed offsets and its bookkeeping of single offsets."""
-        generation = self.app.consumer_generation_id
         records, _ = await self._wait_next_records(timeout)
+        generation = self.app.consumer_generation_id
         if not records or self.should_stop:
             return
         for tp, found in records.items():

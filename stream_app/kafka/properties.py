@@ -25,7 +25,7 @@ MECHANISMS = (*PASSWORD_MECHANISMS, "GSSAPI", "OAUTHBEARER")
 SOCKET_TIMEOUT_MS = (1_000, 300_000)
 """librdkafka takes 10 ms and more; an answer that has to be replicated first takes longer than that."""
 _SECRET_NAME = re.compile(r"password|secret|\.pem$|jaas|token$", re.IGNORECASE)
-_ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%]+)\]|(?P<host>[A-Za-z0-9._-]+))(?::(?P<port>\d{1,5}))?")
+_ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Za-z:.%]+)\]|(?P<host>[A-Za-z0-9._-]+))(?::(?P<port>\d{1,5}))?")
 _TRUE, _FALSE = ("true", "t", "1"), ("false", "f", "0")
 Problem = tuple[str, str]
 """Name of a property, and what is wrong with it."""

@@ -14,6 +14,7 @@ from aiokafka.errors import KafkaError
 TRANSACTION_TIMEOUT_MS = 20_000
 """A worker that dies inside a flush holds up readers of the alerts and status topics for so long at most; a successor ends
 the transaction at once."""
+START_SECONDS = 30.0
 STOP_SECONDS = 3.0
 
 
@@ -47,10 +48,14 @@ class FencedWriter:
         )
 
     async def start(self) -> None:
-        """Fence the former writer; its open transaction, if any, is aborted before this returns."""
-        await self._producer.start()
-        await self._producer.begin_transaction()  # waits for the producer id, which is what fences
-        await self._producer.abort_transaction()
+        """Fence the former writer; its open transaction, if any, is aborted before this returns. Raises WriterLost."""
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await self._producer.start()
+                await self._producer.begin_transaction()  # waits for the producer id, which is what fences
+                await self._producer.abort_transaction()
+        except (KafkaError, OSError) as exc:  # TimeoutError is an OSError
+            raise WriterLost(f"no transactional producer could be started: {exc or type(exc).__name__}") from exc
 
     async def write(self, records: Sequence[OutRecord], offset_of: str) -> int | None:
         """Write all or nothing; the last offset written to topic ``offset_of``. Raises WriterLost when that is not certain."""
@@ -67,6 +72,7 @@ class FencedWriter:
             future = await self._producer.send(
                 record.topic, value=record.value, key=record.key, partition=record.partition, headers=list(record.headers)
             )
+            future.add_done_callback(_noted)
             sent.append((record.topic, future))
         last = None
         for topic, future in sent:
@@ -81,3 +87,9 @@ class FencedWriter:
         with contextlib.suppress(KafkaError, TimeoutError):  # a fenced producer can't end its transaction: that is its successor's
             async with asyncio.timeout(STOP_SECONDS):
                 await self._producer.stop()
+
+
+def _noted(future: asyncio.Future[Any]) -> None:
+    """Take note of a failure, so that asyncio does not report it once more: the first one that is awaited tells it."""
+    if not future.cancelled():
+        future.exception()

@@ -134,6 +134,7 @@ class PartitionOwner:
         self._pages = StatusPages(names.watched, partition, context.app_id, context.instance)
         self._ledger: Ledger | None = None
         self._task: asyncio.Task[None] | None = None
+        self._fenced = False
         self._halt: Trouble | None = None
         self._flushing: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
@@ -147,12 +148,13 @@ class PartitionOwner:
         return self._ledger
 
     async def fence(self) -> None:
-        """Become the only writer."""
+        """Become the only writer. Raises WriterLost when that can't be done now."""
         await self._writer.start()
+        self._fenced = True
 
     def begin(self) -> None:
-        """State is recovered: work from now on."""
-        if self._task is None:
+        """State is recovered: work from now on, if this is the only writer."""
+        if self._task is None and self._fenced:
             self._task = asyncio.create_task(self._run(), name=f"owner {self.topic}/{self.partition}")
 
     async def release(self) -> None:

@@ -13,7 +13,7 @@ from stream_app.core.model import LogRead, Row
 from stream_app.kafka.driver import Bundle, Partition
 from stream_app.kafka.names import TopicNames
 from stream_app.kafka.reader import LogReader
-from stream_app.kafka.writer import FencedWriter
+from stream_app.kafka.writer import FencedWriter, WriterLost
 from stream_app.service.owner import Context, PartitionOwner, TopicRules
 
 log = structlog.get_logger("gapstream.owners")
@@ -86,7 +86,12 @@ class OwnedPartitions:
 
         async def fence(owner: PartitionOwner) -> None:
             async with gate:
-                await owner.fence()
+                try:
+                    await owner.fence()
+                except WriterLost as exc:
+                    owner.trouble = str(exc)
+                    log.warning("a partition can't be taken over now", topic=owner.topic, partition=owner.partition, reason=str(exc))
+                    self._ask_for_assignment()
 
         await asyncio.gather(*map(fence, self._owned.values()))
 
@@ -167,6 +172,9 @@ class OwnedPartitions:
         """A flush was lost: drop the local copy, have the group assign anew (not too often)."""
         assert self._drop is not None
         self._drop(topic, partition)
+        self._ask_for_assignment()
+
+    def _ask_for_assignment(self) -> None:
         now = asyncio.get_running_loop().time()
         if self._lost_at is None or now - self._lost_at > CALM_SECONDS:
             self._wait_seconds = REJOIN_FIRST_SECONDS

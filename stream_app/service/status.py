@@ -103,6 +103,9 @@ class StatusReader:
             except (KafkaError, OSError) as exc:
                 log.info("the status topic can't be read now", reason=str(exc))
                 await asyncio.sleep(RETRY_SECONDS)
+            except Exception:  # a defect of ours: answers would grow stale without a word
+                log.exception("the status topic is read anew after a defect")
+                await asyncio.sleep(RETRY_SECONDS)
             finally:
                 with contextlib.suppress(KafkaError):  # it is given up either way
                     await consumer.stop()
@@ -161,6 +164,8 @@ class Life:
                     await asyncio.sleep(LIFE_SECONDS)
             except (KafkaError, OSError) as exc:
                 log.info("no sign of life could be written", reason=str(exc))
+            except Exception:  # a defect of ours: rows would turn unknown without a word
+                log.exception("signs of life begin anew after a defect")
             await asyncio.sleep(RETRY_SECONDS)
             with contextlib.suppress(KafkaError):  # it is given up either way
                 await producer.stop()

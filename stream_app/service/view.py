@@ -68,8 +68,7 @@ class StatusView:
     """
 
     def __init__(self, config_sinks: Mapping[str, Mapping[str, str]], unknown_after_s: float) -> None:
-        self.loaded = False
-        """Set it once the status topic was read to its end: before that an answer would claim less than is known."""
+        self._loaded = False
         self.malformed = 0
         """Records that could not be understood; each is left out, and the last value of its key stays."""
         self.last_malformed: str | None = None
@@ -81,6 +80,23 @@ class StatusView:
         self._merged: dict[RowKey, tuple[int, list[Gap]]] = {}
         self._workers: dict[str, WorkerRecord] = {}
         self._complete: dict[RowKey, tuple[str, int]] = {}
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the status topic was read to its end; whoever reads it says so. Until then answers can't be relied on."""
+        return self._loaded
+
+    @loaded.setter
+    def loaded(self, loaded: bool) -> None:
+        self._loaded = loaded
+        for held in [held for partitions in self._partitions.values() for held in partitions.values()]:
+            self._advance(held)
+
+    def restart(self) -> None:
+        """The topic is about to be read from its beginning again: forget all but how far complete-through times had come."""
+        self._loaded = False
+        for held in (self._partitions, self._gaps, self._merged, self._workers):
+            held.clear()
 
     # -- in ------------------------------------------------------------------------------------------------------
 
@@ -154,7 +170,13 @@ class StatusView:
             del self._complete[key]
 
     def _advance(self, record: StatusRecord) -> None:
-        """Move the complete-through times of a partition forward; they never move back within one incarnation."""
+        """Move the complete-through times of a partition forward; they never move back within one incarnation.
+
+        Not before the topic is read to its end: its partitions are read side by side, so that a row of last week and a
+        sign of life of this second would be taken together.
+        """
+        if not self._loaded:
+            return
         for row in record.rows:
             computed = self._bound_ms(row)
             key = (row.topic, row.partition, row.sink)

@@ -175,13 +175,14 @@ class NaivePartition:
         now_ms: int,
     ) -> None:
         self.broker_ms = max(broker_ms, self.broker_ms or 0)
-        sink = self.sinks.get(name) or self._add(Policy(name, configured=False, stall_after_ms=None, tell_duplicates=False))
+        sink = self.sinks.get(name) or self._add(Policy.unconfigured(name))
         if sequence is not None:
             source, number = sequence
             if number <= sink.sequences.get(source, -1):
                 return
             sink.sequences[source] = number
-        mine = [o for o in offsets if o >= max(self.origin, sink.floor or 0)]
+        lowest = max(self.origin, self.forgotten_below if sink.floor is None else sink.floor)
+        mine = [o for o in offsets if o >= lowest]
         moved: dict[tuple[str, str | None], list[int]] = {}
         for offset in mine:
             event = self._move(sink, status, offset, undo, sequence is not None)
@@ -193,7 +194,7 @@ class NaivePartition:
             self._expire(name, sink)
             return
         sink.heard = True
-        said = [max(o, self.origin) for o in (*([min(offsets)] if offsets else []), *([] if claim is None else [claim]))]
+        said = [max(o, lowest) for o in (*([min(offsets)] if offsets else []), *([] if claim is None else [claim]))]
         sink.lowest = min([*said, *([] if sink.lowest is None else [sink.lowest])], default=None)
         self._horizon(sink, offsets, claim, now_ms)
 
@@ -282,8 +283,7 @@ class NaivePartition:
             return None
         if sink.floor is None:
             assert sink.lowest is not None
-            lowest = max(self.origin, sink.lowest, self.forgotten_below)
-            sink.floor = lowest if sink.policy.floor is None else max(lowest, sink.policy.floor)
+            sink.floor = max(sink.lowest if sink.policy.floor is None else sink.policy.floor, self.origin)
             for offset in [o for o in sink.states if o < sink.floor]:
                 del sink.states[offset]
                 sink.again.pop(offset, None)
@@ -409,7 +409,7 @@ class NaivePartition:
             if name not in policies and sink.policy.configured:
                 self._close(name, sink, 0)
                 self.told.append(("sink.removed", name, None, frozenset()))
-                sink.policy = Policy(name, configured=False, stall_after_ms=None, tell_duplicates=False)
+                sink.policy = Policy.unconfigured(name)
 
     def begin(self, now_ms: int) -> None:
         self.heard_ms = None

@@ -55,7 +55,7 @@ def expand(offsets: OffsetSet | Iterable[Run]) -> set[int]:
 def states_of(ledger: Ledger, sink: SinkState) -> dict[int, State]:
     """The state of every offset from the floor to what was read or said; an offset in two states fails."""
     log, found = ledger.log, dict[int, State]()
-    first = max(log.origin, sink.floor or 0)
+    first = max(log.origin, log.forgotten if sink.floor is None else sink.floor)
 
     def put(state: State, offsets: Iterable[int]) -> None:
         for offset in offsets:
@@ -67,7 +67,7 @@ def states_of(ledger: Ledger, sink: SinkState) -> dict[int, State]:
         put(state, expand(sink.open[cause]))
     for reason, state in EXPLAINED_STATES.items():
         put(state, expand(sink.explained[reason]))
-    put(State.UNREAD, expand(sink.unread))
+    put(State.UNREAD, (offset for offset in expand(sink.unread) if sink.floor is not None or offset >= first))
     absent = expand(OffsetSet(run for offsets in (*log.absent.values(), log.holes) for run in offsets.runs()))
     put(State.ABSENT, (offset for offset in absent if offset >= first))
     put(State.RECEIVED, expand(sink.received))

@@ -53,6 +53,7 @@ class Cluster:
 
     def __init__(self, partitions: int = 1, config: dict[str, dict[str, str]] | None = None) -> None:
         self.view = StatusView(CONFIG if config is None else config, unknown_after_s=300)
+        self.view.loaded = True
         self.partitions = partitions
 
     def beat(self, worker: str = "w1", at_ms: int = NOW, **changes: Any) -> None:
@@ -220,6 +221,27 @@ class TestCompleteThrough:
         cluster.beat(checked={})
         cluster.rows(0, row(complete_bound_ms=NOW - 60_000))
         assert cluster.partition()["complete_through"] == rfc3339(NOW + 700)
+
+    def test_before_the_topic_is_read_nothing_is_kept(self, cluster: Cluster) -> None:
+        """An old row and a new sign of life, read from two partitions of the topic, together say nothing."""
+        cluster.view.loaded = False
+        cluster.rows(0, row())
+        cluster.beat(at_ms=NOW + 60_000, checked={"orders/0": NOW + 60_000})
+        cluster.rows(0, row(complete_bound_ms=NOW - 60_000))
+        cluster.view.loaded = True
+        assert cluster.partition()["complete_through"] == rfc3339(NOW - 60_000)
+        cluster.rows(0, row(complete_bound_ms=NOW - 90_000))
+        assert cluster.partition()["complete_through"] == rfc3339(NOW - 60_000), "from then on it never falls"
+
+    def test_it_stays_when_the_topic_is_read_again(self, cluster: Cluster) -> None:
+        cluster.rows(0, row(pages=1))
+        cluster.gaps(Gap(first=1, stop=2, count=1, cause="expired"))
+        cluster.view.restart()
+        assert (cluster.view.loaded, cluster.view.partitions(NOW)["partitions"], cluster.view.gaps(NOW)["gaps"]) == (False, [], [])
+        cluster.beat()
+        cluster.rows(0, row(complete_bound_ms=NOW - 60_000))
+        cluster.view.loaded = True
+        assert cluster.partition()["complete_through"] == rfc3339(NOW - 500)
 
     def test_it_begins_anew_with_another_incarnation_or_sink(self, cluster: Cluster) -> None:
         cluster.rows(0, row())

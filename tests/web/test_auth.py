@@ -3,10 +3,11 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from pydantic import SecretStr
 
+from stream_app.config.model import Http
+from stream_app.web.api import Api
 from stream_app.web.auth import Scope, Tokens, bearer, host_is_local, same_origin
-from tests.web.kit import Token
+from tests.web.kit import Token, Worker
 
 
 def test_a_token_is_found_by_itself_or_by_its_digest() -> None:
@@ -23,11 +24,17 @@ def test_a_token_is_found_by_itself_or_by_its_digest() -> None:
     assert [tokens.find(text) for text in ("", "on", "one ", "ONE", digest, "\udcff")] == [None] * 6
 
 
-def test_secrets_of_the_configuration_are_understood() -> None:
-    class Secret(Token):
-        token = SecretStr("hidden")  # type: ignore[assignment]  # as the configuration has it
-
-    assert Tokens([Secret("a", SecretStr("hidden"))]).find("hidden") is not None  # type: ignore[arg-type]  # the same
+def test_the_section_of_the_configuration_is_understood(worker: Worker) -> None:
+    digest = hashlib.sha256(b"two").hexdigest()
+    http = Http.model_validate(
+        {"tokens": [{"name": "a", "token": "one", "scope": "observe"}, {"name": "b", "token_sha256": digest, "topics": ["orders"]}]}
+    )
+    tokens = Tokens(Api(worker, http).http.tokens)
+    one, two = tokens.find("one"), tokens.find("two")
+    assert one is not None
+    assert two is not None
+    assert (one.scope, one.limited, two.scope, two.topics) == (Scope.OBSERVE, False, Scope.READ, frozenset({"orders"}))
+    assert not Tokens(Http().tokens)
 
 
 def test_no_tokens_is_false_and_a_token_without_text_is_an_error() -> None:
