@@ -277,7 +277,9 @@ def test_files_that_can_not_be_used(tmp_path: Path) -> None:
     file.write_text("- a\n")
     assert failure(file) == [f"{file}: must hold keys such as kafka: and topics:"]
     file.write_text("app:\n\tid: x\n")
-    assert failure(file) == ["g.yaml, line 2: is not YAML: while scanning for the next token, found character '\\t' that cannot start any token"]
+    assert failure(file) == [
+        "g.yaml, line 2: is not YAML: while scanning for the next token, found character '\\t' that cannot start any token"
+    ]
     file.write_text("")
     assert failure(file) == ["kafka.bootstrap.servers: is required: host:port of one broker or more"]
 

@@ -105,9 +105,7 @@ def test_one_fault_is_one_line(text: str, line: str, tmp_path: Path) -> None:
 
 
 TOPIC_FAULTS = {
-    "orders: {lateness: soon}": (
-        "topics.orders.lateness: 'soon' is not a duration: write a whole number and ms, s, m, h or d, as in 15m"
-    ),
+    "orders: {lateness: soon}": ("topics.orders.lateness: 'soon' is not a duration: write a whole number and ms, s, m, h or d, as in 15m"),
     "orders: {isolation: serializable}": "topics.orders.isolation: must be read_committed, read_uncommitted",
     "a b: {}": "topics.a b: 'a b' is not a name: letters, digits, dot, underscore and hyphen, 249 at most",
     "/a: {}": "topics./a: '/a' is not a pattern: write it as /regular expression/",
@@ -193,7 +191,11 @@ def table(name: str, more: str = "", null: bool = False) -> str:
         (table("t", null=True), table("u", null=True), []),
         (table("t", null=True), table("t", ", database: other", null=True), []),
         (table("'{topic}'", null=True), table("'{topic}'", null=True), []),
-        (table("t", null=True), table("t"), ["topics.orders.sinks.w.columns.topic: is null, but the table default.t is shared with payments"]),
+        (
+            table("t", null=True),
+            table("t"),
+            ["topics.orders.sinks.w.columns.topic: is null, but the table default.t is shared with payments"],
+        ),
         (
             table("payments", null=True),
             table("'{topic}'", null=True),

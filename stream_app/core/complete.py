@@ -13,6 +13,8 @@ def bound(log: LogState, sink: SinkState, lateness_ms: int, *, is_log: bool) -> 
     its end, or the time of something unresolved is not known.
     """
     told = (sink.complete_ms, sink.complete_ms is not None)
+    if not is_log and sink.horizon is None and _is_empty(log, sink):
+        return None, True
     if log.end_read_ms is None or not (is_log or (sink.horizon is not None and sink.floor is not None)):
         return told
     held: list[int | None] = [None if opening.lowest_ms is None else opening.lowest_ms - 1 for opening in sink.openings]
@@ -37,6 +39,12 @@ def through(log: LogState, sink: SinkState, lateness_ms: int, *, is_log: bool) -
         return sink.complete_ms
     reached = log.end_read_ms - lateness_ms
     return max(reached if held is None else min(reached, held), sink.complete_ms or 0)
+
+
+def _is_empty(log: LogState, sink: SinkState) -> bool:
+    """Read to its end, and nothing there that the sink could have received: silence is all that can be expected."""
+    start = log.origin if sink.floor is None else sink.floor
+    return log.end_read_ms is not None and log.read >= log.bound and not log.records_within(start, log.read)
 
 
 def _first_in_flight(log: LogState, sink: SinkState) -> int:

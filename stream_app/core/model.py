@@ -263,6 +263,8 @@ class WorkerRecord(msgspec.Struct, kw_only=True, tag_field="kind", tag="worker")
     session_timeout_ms: int
     stopped: bool = False
     checked: dict[str, int] = msgspec.field(default_factory=dict)
-    """``<topic>/<partition>`` -> when the log's end was last read (ms), for partitions this worker owns."""
+    """``<topic>/<partition>`` -> when the log's end was last read with nothing left to flush (ms), for partitions this worker owns."""
+    flushed: dict[str, int] = msgspec.field(default_factory=dict)
+    """``<topic>/<partition>`` -> ``updated_at_ms`` of the rows that it flushed last: what ``checked`` speaks of."""
     topics: dict[str, int] = msgspec.field(default_factory=dict)
     """Watched topics that exist -> their number of partitions."""

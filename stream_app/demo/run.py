@@ -28,7 +28,7 @@ TOPICS = ("orders", "payments")
 HOST = "127.0.0.1"
 START_SECONDS = 60.0
 """Normally 5 to 10 s, most of it imports and the consumer group's first assignment."""
-SETTLE_SECONDS = 15.0
+SETTLE_SECONDS = 10.0
 """After its time is over a run may need so much longer, on a machine that is out of breath, until the last event is read."""
 REPORT_SECONDS = 5.0
 TICK_S = 0.1

@@ -67,6 +67,8 @@ class FencedWriter:
 
     async def _write(self, records: Sequence[OutRecord], offset_of: str) -> int | None:
         await self._producer.begin_transaction()
+        # aiokafka fails this future whether or not a commit is waiting for it, and has no public name for it
+        self._producer._txn_manager.wait_for_transaction_end().add_done_callback(_noted)
         sent = []
         for record in records:
             future = await self._producer.send(

@@ -169,6 +169,7 @@ class ClusterService(Service):
             session_timeout_ms=round(plan.session_timeout_s * 1000),
             stopped=stopped,
             checked=self._app.owners.checked(),
+            flushed=self._app.owners.flushed(),
             topics=dict(self.partitions),
         )
 

@@ -129,6 +129,8 @@ class PartitionOwner:
         self.flushed_observed: int | None = None
         self.rows: list[Row] = []
         """As of the last flush."""
+        self.clean_end_read_ms: int | None = None
+        """When the log was last read to its end with nothing left to flush: until then the rows still hold."""
         self._writer, self._store = writer, store
         self._codec = StateCodec(partition)
         self._pages = StatusPages(names.watched, partition, context.app_id, context.instance)
@@ -176,7 +178,7 @@ class PartitionOwner:
 
     def _forget(self, trouble: str) -> None:
         self._ledger = None
-        self.rows = []
+        self.rows, self.clean_end_read_ms = [], None
         self.flushed_read = self.flushed_observed = None
         self.trouble = trouble
         self.context.telemetry.forgotten(self.topic, self.partition)
@@ -438,8 +440,9 @@ class PartitionOwner:
         told = ledger.take_events()
         first = self.flushed_read is None  # whoever takes over says so, even if nothing else changed
         changes = self._codec.changes(ledger, force=bool(told) or first)
-        positions = ledger.log.read, ledger.observed_to
+        positions, end_read_ms = (ledger.log.read, ledger.observed_to), ledger.log.end_read_ms
         if not changes and not told and not first:
+            self.clean_end_read_ms = end_read_ms
             return
         now = context.clock_ms()
         rows = report.rows(ledger, now)
@@ -447,7 +450,7 @@ class PartitionOwner:
         last = await self._writer.write(records, self.names.changelog)
         if last is not None:
             self._store.put(self.partition, changes, last)
-        self.rows = rows
+        self.rows, self.clean_end_read_ms = rows, end_read_ms
         self.flushed_read, self.flushed_observed = positions
         context.telemetry.flushed(self.topic, self.partition, asyncio.get_running_loop().time() - started, self._codec.size_bytes())
         for event in told:
@@ -465,8 +468,3 @@ class PartitionOwner:
             OutRecord(topic, event.key.encode(), events.as_json(event, source), headers=tuple(events.headers(event, source)))
             for event in told
         ]
-
-    @property
-    def end_read_ms(self) -> int | None:
-        """When the log was last read to its end."""
-        return self._ledger.log.end_read_ms if self._ledger is not None else None

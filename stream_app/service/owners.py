@@ -165,8 +165,12 @@ class OwnedPartitions:
         return [row for owner in self.owners() for row in owner.rows]
 
     def checked(self) -> dict[str, int]:
-        """``topic/partition`` -> when the log's end was last read."""
-        return {f"{o.topic}/{o.partition}": o.end_read_ms for o in self._owned.values() if o.end_read_ms is not None}
+        """``topic/partition`` -> when the log's end was last read with nothing left to flush."""
+        return {f"{o.topic}/{o.partition}": o.clean_end_read_ms for o in self._owned.values() if o.clean_end_read_ms is not None}
+
+    def flushed(self) -> dict[str, int]:
+        """``topic/partition`` -> time of the rows flushed last."""
+        return {f"{o.topic}/{o.partition}": o.rows[0].updated_at_ms for o in self._owned.values() if o.rows}
 
     def lost(self, topic: str, partition: int) -> None:
         """A flush was lost: drop the local copy, have the group assign anew (not too often)."""

@@ -114,6 +114,7 @@ class StatusReader:
         partitions = await self._partitions(consumer)
         consumer.assign(partitions)
         await consumer.seek_to_beginning(*partitions)
+        self._view.restart()
         ends = await consumer.end_offsets(partitions)
         while True:
             for found in (await consumer.getmany(timeout_ms=500)).values():

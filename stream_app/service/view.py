@@ -188,10 +188,15 @@ class StatusView:
                 self._complete[key] = (row.incarnation, computed)
 
     def _end_read_ms(self, row: Row) -> int | None:
-        """When the end of the log was last read: as of the row's flush, or later by its owner's sign of life."""
+        """When the end of the log was last read: as of the row's flush, or later by its owner's sign of life.
+
+        A sign of life counts for the very flush that it names only: it may be read before or after another one.
+        """
         held = self._partitions.get(row.topic, {}).get(row.partition)
         beat = None if held is None else self._workers.get(held.worker)
-        checked = None if beat is None else beat.checked.get(f"{row.topic}/{row.partition}")
+        tp = f"{row.topic}/{row.partition}"
+        current = beat is not None and beat.flushed.get(tp) == row.updated_at_ms
+        checked = beat.checked.get(tp) if beat is not None and current else None
         return max((t for t in (checked, row.end_read_ms) if t is not None), default=None)
 
     def _bound_ms(self, row: Row) -> int | None:

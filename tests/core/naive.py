@@ -70,7 +70,7 @@ class NaiveSink:
     untold_duplicates: set[int] = field(default_factory=set)
     told_duplicates_ms: int | None = None
     horizons: list[tuple[int, int, int]] = field(default_factory=list)
-    """(broker's time, worker's time, horizon) after each observation."""
+    """(broker's time, worker's time, horizon): as it stood in the end of each moment in which there was an observation."""
     sequences: dict[str, int] = field(default_factory=dict)
     observed: int = 0
     duplicates: int = 0
@@ -254,7 +254,8 @@ class NaivePartition:
             sink.claim = max(claim, sink.claim or 0)
         if sink.horizon is not None:
             assert self.broker_ms is not None
-            sink.horizons.append((self.broker_ms, now_ms, sink.horizon))
+            moment = (self.broker_ms, now_ms)
+            sink.horizons = [said for said in sink.horizons if said[:2] != moment] + [(*moment, sink.horizon)]
 
     def vanish(self, name: str, offsets: Iterable[int]) -> None:
         sink = self.sinks[name]

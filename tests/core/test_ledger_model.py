@@ -19,11 +19,11 @@ from stream_app.core.sink import Policy, SinkState
 from stream_app.core.state import StateCodec
 from stream_app.core.states import State
 from tests.core.naive import EXPLAINED, OPEN, NaivePartition, NaiveSink, Saw, Told, runs_of
-from tests.core.strategies import BASE, OTHER_ID, SKEW, TOPIC_ID, Fold, expand, kinds, log_read, plain, policy, runs_within, states_of
+from tests.core.strategies import BASE, SKEW, TOPIC_ID, Fold, expand, kinds, log_read, plain, policy, runs_within, states_of
 
 TICK = 500
 """Times of the inputs are multiples of it, so that none falls together with another's end of grace by chance of a bucket."""
-CHANGED = ["record", "record", "record", "transaction_marker", "aborted", "hole", "unreadable", "unread"]
+CHANGED = [*["record"] * 6, "transaction_marker", "aborted", "hole", "unreadable", "unread"]
 NAMES = ["fixed", "first", "stranger"]
 POLICIES = {"fixed": policy("fixed", floor=3, tombstones_optional=True), "first": policy("first", floor=None)}
 FOUND = ["there", "there", "hole", "tombstone", "unreadable"]
@@ -78,10 +78,15 @@ class Partition(RuleBasedStateMachine):
         naive.forgotten_below = log.forgotten
 
     @precondition(lambda self: self.naive.end > self.naive.origin)
+    @rule(data=st.data(), name=st.sampled_from([*NAMES, *NAMES[:2]]), source=st.sampled_from([None, "a"]), claims=st.integers(0, 9))
+    def receive(self, data: st.DataObject, name: str, source: str | None, claims: int) -> None:
+        self.observe(data, name, "received", source, claims)
+
+    @precondition(lambda self: self.naive.end > self.naive.origin)
     @rule(
         data=st.data(),
         name=st.sampled_from([*NAMES, *NAMES[:2]]),
-        status=st.sampled_from(["received"] * 6 + ["quarantined", "unobserved", "acknowledged", "acknowledged"]),
+        status=st.sampled_from(["received", "quarantined", "unobserved", "acknowledged", "acknowledged", "acknowledged"]),
         source=st.sampled_from([None, "a", "b"]),
         claims=st.integers(0, 9),
     )
@@ -149,6 +154,14 @@ class Partition(RuleBasedStateMachine):
             self.asked.append(step)
         assert not steps
 
+    @rule(data=st.data(), partly=st.booleans(), start=st.sampled_from([0, 0, 20]))
+    def verdict(self, data: st.DataObject, partly: bool, start: int) -> None:
+        """Grace passes, and what is due is looked at."""
+        self.wait(5, heard=True)
+        self.ask()
+        while self.asked:
+            self.answer(data, partly, start)
+
     @precondition(lambda self: self.asked)
     @rule(data=st.data(), partly=st.booleans(), start=st.sampled_from([0, 0, 20]))
     def answer(self, data: st.DataObject, partly: bool, start: int) -> None:
@@ -181,22 +194,28 @@ class Partition(RuleBasedStateMachine):
     # --- what changes under it ---
 
     @precondition(lambda self: self.naive.read > self.naive.origin)
-    @rule(back=st.integers(0, 40))
+    @rule(data=st.data(), what=st.sampled_from(["truncate", "truncate", "recreate", "configure", "configure", "configure"]), really=st.integers(0, 2))
+    def disturb(self, data: st.DataObject, what: str, really: int) -> None:
+        if really:
+            self.evaluate()
+        elif what == "truncate":
+            self.truncate(data.draw(st.integers(0, 40)))
+        elif what == "recreate":
+            self.recreate(data.draw(st.sampled_from([0, 0, 5])), data.draw(st.integers(0, 9)))
+        else:
+            self.configure(data.draw(st.sampled_from(NAMES)), data.draw(st.booleans()))
+
     def truncate(self, back: int) -> None:
         offset = max(self.naive.read - back, 0)
         self.ledger.truncate(offset, self.now)
         self.naive.truncate(offset)
 
-    @rule(start=st.sampled_from([0, 0, 5]), behind=st.integers(0, 9), really=st.integers(0, 5))
-    def recreate(self, start: int, behind: int, really: int) -> None:
-        if really:
-            return
-        self.ledger.recreate(OTHER_ID if self.ledger.log.topic_id == TOPIC_ID else TOPIC_ID, start, start + behind, self.now)
+    def recreate(self, start: int, behind: int) -> None:
+        self.ledger.recreate((self.naive.epoch + 1).to_bytes(16, "big"), start, start + behind, self.now)
         self.ledger.configure(self.naive.policies, self.now)
         self.naive.recreate(start, start + behind)
         self.complete = {}
 
-    @rule(name=st.sampled_from(NAMES), kept=st.booleans())
     def configure(self, name: str, kept: bool) -> None:
         known = {**self.policies, "stranger": policy("stranger", floor=None)}
         policies = {each: known[each] for each in known if (kept if each == name else each in self.naive.policies)}

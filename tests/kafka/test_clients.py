@@ -138,7 +138,13 @@ async def test_passwords(mechanism: str, name: str, protocol: str) -> None:
 
 
 async def test_oauth() -> None:
-    given = {**PLAIN, "security.protocol": "SASL_PLAINTEXT", **OIDC, "sasl.oauthbearer.scope": "s", "sasl.oauthbearer.extensions": "a=1, b=2"}
+    given = {
+        **PLAIN,
+        "security.protocol": "SASL_PLAINTEXT",
+        **OIDC,
+        "sasl.oauthbearer.scope": "s",
+        "sasl.oauthbearer.extensions": "a=1, b=2",
+    }
     clients = KafkaClients.checked(given)
     tokens = clients.aiokafka()["sasl_oauth_token_provider"]
     assert isinstance(tokens, OidcTokens)
@@ -235,11 +241,7 @@ PROBLEMS: list[tuple[dict[str, str], dict[str, str]]] = [
     ({**SASL, **OIDC, "sasl.oauthbearer.method": "default"}, {"sasl.oauthbearer.method": "'default' can't be used: write oidc"}),
     (
         {**SASL, "sasl.mechanism": "OAUTHBEARER"},
-        {
-            name: "is required with sasl.mechanism OAUTHBEARER"
-            for name in OIDC
-            if name.startswith("sasl.oauthbearer")
-        },
+        {name: "is required with sasl.mechanism OAUTHBEARER" for name in OIDC if name.startswith("sasl.oauthbearer")},
     ),
     (
         {**SASL, **OIDC, "sasl.oauthbearer.token.endpoint.url": "ftp://x"},
@@ -381,9 +383,7 @@ def endpoint() -> Iterator[TokenServer]:
 async def test_a_token_is_asked_for_once_and_kept(endpoint: TokenServer) -> None:
     tokens = OidcTokens(endpoint.url, "me", "pw", "kafka")
     assert await asyncio.gather(*(tokens.token() for _ in range(8))) == ["token-0"] * 8
-    assert endpoint.asked == [
-        ("Basic " + base64.b64encode(b"me:pw").decode(), {"grant_type": ["client_credentials"], "scope": ["kafka"]})
-    ]
+    assert endpoint.asked == [("Basic " + base64.b64encode(b"me:pw").decode(), {"grant_type": ["client_credentials"], "scope": ["kafka"]})]
 
 
 async def test_a_token_is_renewed_before_it_ends(endpoint: TokenServer, monkeypatch: pytest.MonkeyPatch) -> None:

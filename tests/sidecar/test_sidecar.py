@@ -12,6 +12,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 import gapstream_sidecar
 from gapstream_sidecar import Sidecar, UnsupportedError
+from gapstream_sidecar.deliveries import Deliveries
 from tests.sidecar.conftest import Bench
 from tests.sidecar.fakes import FakeConsumer, FakeMessage
 
@@ -305,6 +306,22 @@ def test_assignments_by_hand(bench: Bench) -> None:
     assert [one for one in bench.journal if "assign" in one] == [
         "assign", "incremental_assign", "incremental_unassign", "unassign", "assign",
     ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_signal_handler_may_commit_in_the_middle_of_a_poll(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    consumer, inside = wrapped(bench)
+    message = Deliveries.message
+
+    def interrupted(deliveries: Deliveries, one: Any) -> None:
+        """Python runs signal handlers between any two instructions of the main thread: here, with the lock held."""
+        message(deliveries, one)
+        consumer.commit()
+
+    monkeypatch.setattr(Deliveries, "message", interrupted)
+    inside.deliver("orders", 0, 1)
+    drain(consumer)
+    assert bench.runs() == [[[1, 1]]]
 
 
 @pytest.mark.usefixtures("patient")

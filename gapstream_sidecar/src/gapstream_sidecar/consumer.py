@@ -20,26 +20,16 @@ SILENCE_S = 60.0
 """Deliveries for that long without any commit: the application is told that nothing was reported."""
 
 
-class WrappedConsumer:
-    """Stands in for a ``confluent_kafka.Consumer``: what is not defined here is the consumer's own.
+class Follower:
+    """The methods that stand in front of a consumer's own, and what they remember.
+
+    Apart from ``WrappedConsumer``, because a class with ``__getattr__`` pays for it at every attribute (Python 3.11:
+    about 150 ns each), and ``poll`` is called for every record.
 
     ``reporter``: takes what was received. ``explicit``: deliveries are not followed, commits only flush.
     ``observe_before_commit``: seconds that a commit may wait for its observation. ``manual``: the configuration is
     known to have auto-commit off.
     """
-
-    __slots__ = (
-        "_auto_store",
-        "_complaints",
-        "_consumer",
-        "_deliveries",
-        "_explicit",
-        "_lock",
-        "_reporter",
-        "_silent_since",
-        "_wait_s",
-        "_watch",
-    )
 
     def __init__(
         self,
@@ -52,65 +42,26 @@ class WrappedConsumer:
         max_bytes: int,
         manual: bool,
     ) -> None:
-        put = object.__setattr__
-        put(self, "_consumer", consumer)
-        put(self, "_reporter", reporter)
-        put(self, "_complaints", complaints)
-        put(self, "_explicit", explicit)
-        put(self, "_wait_s", observe_before_commit)
-        put(self, "_deliveries", Deliveries(max_bytes))
-        put(self, "_lock", threading.Lock())
-        put(self, "_auto_store", _stores_by_itself(consumer))
-        put(self, "_watch", not (explicit or manual))
-        put(self, "_silent_since", None)
-
-    _consumer: Any
-    _reporter: Reporter
-    _complaints: Complaints
-    _explicit: bool
-    _wait_s: float
-    _deliveries: Deliveries
-    _lock: threading.Lock
-    _auto_store: bool
-    _watch: bool
-    _silent_since: float | None
-
-    # ------------------------------------------------------------------------------------------------- delegation
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._consumer, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._consumer, name, value)
-
-    def __delattr__(self, name: str) -> None:
-        delattr(self._consumer, name)
-
-    def __dir__(self) -> list[str]:
-        return sorted({*object.__dir__(self), *dir(self._consumer)})
-
-    def __repr__(self) -> str:
-        return f"<gapstream sidecar around {self._consumer!r}>"
-
-    def __enter__(self) -> WrappedConsumer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    @property
-    def __class__(self) -> type:  # isinstance(x, confluent_kafka.Consumer) holds, as it did before wrapping
-        return type(self._consumer)
-
-    @__class__.setter
-    def __class__(self, value: type) -> None:
-        raise TypeError("the class of a wrapped consumer can't be changed")
+        self.consumer = consumer
+        self.front = WrappedConsumer(self)
+        """What the application holds, and what its callbacks are given."""
+        self._poll = consumer.poll
+        self._consume = consumer.consume
+        self._reporter = reporter
+        self._complaints = complaints
+        self._explicit = explicit
+        self._wait_s = observe_before_commit
+        self._deliveries = Deliveries(max_bytes)
+        self._lock = threading.RLock()  # a signal handler may commit or close in the middle of a poll
+        self._auto_store = _stores_by_itself(consumer)
+        self._watch = not (explicit or manual)
+        self._silent_since: float | None = None
 
     # ------------------------------------------------------------------------------------------------- deliveries
 
     def poll(self, *args: Any, **kwargs: Any) -> Message | None:
         """As ``Consumer.poll``; the message counts as delivered."""
-        message: Message | None = self._consumer.poll(*args, **kwargs)
+        message: Message | None = self._poll(*args, **kwargs)
         if message is not None and not self._explicit:
             try:
                 with self._lock:
@@ -123,7 +74,7 @@ class WrappedConsumer:
 
     def consume(self, *args: Any, **kwargs: Any) -> list[Message]:
         """As ``Consumer.consume``; the messages count as delivered."""
-        messages: list[Message] = self._consumer.consume(*args, **kwargs)
+        messages: list[Message] = self._consume(*args, **kwargs)
         if messages and not self._explicit:
             try:
                 with self._lock:
@@ -138,17 +89,14 @@ class WrappedConsumer:
         """Say once that nothing is reported where nothing is committed: that may be auto-commit, which can't be seen from here."""
         now = time.monotonic()
         if self._silent_since is None:
-            self._put("_silent_since", now)
+            self._silent_since = now
         elif now - self._silent_since > SILENCE_S:
-            self._put("_watch", False)
+            self._watch = False
             self._complaints.say(
                 "silence",
                 f"gapstream sidecar: records were delivered for {SILENCE_S:g} s and no commit was asked for, so nothing is reported; "
                 "set enable.auto.commit to false and commit, or use explicit=True and received()",
             )
-
-    def _put(self, name: str, value: object) -> None:
-        object.__setattr__(self, name, value)
 
     # ---------------------------------------------------------------------------------------------------- commits
 
@@ -158,11 +106,11 @@ class WrappedConsumer:
             self._observe(args, kwargs)
         except Exception as error:
             self._reporter.fault("observing a commit", error)
-        answer: list[TopicPartition] | None = self._consumer.commit(*args, **kwargs)
+        answer: list[TopicPartition] | None = self.consumer.commit(*args, **kwargs)
         return answer
 
     def _observe(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        self._put("_watch", False)
+        self._watch = False
         message = args[0] if args else kwargs.get("message")
         offsets = args[1] if len(args) > 1 else kwargs.get("offsets")
         if message is not None and offsets is not None:
@@ -206,7 +154,7 @@ class WrappedConsumer:
                 "store_offsets() is not supported in this version of gapstream-sidecar: use commit(), "
                 "or make the sidecar with explicit=True and call received()."
             )
-        self._consumer.store_offsets(*args, **kwargs)
+        self.consumer.store_offsets(*args, **kwargs)
 
     def consumer_group_metadata(self) -> Any:
         """As ``Consumer.consumer_group_metadata``; warns, since offsets committed in a transaction are not followed yet."""
@@ -216,7 +164,7 @@ class WrappedConsumer:
                 "gapstream sidecar: offsets that are committed in a transaction are not supported in this version and not reported; "
                 "use explicit=True and received()",
             )
-        return self._consumer.consumer_group_metadata()
+        return self.consumer.consumer_group_metadata()
 
     # ------------------------------------------------------------------------------------------------ assignments
 
@@ -233,10 +181,10 @@ class WrappedConsumer:
             callbacks["on_assign"] = self._handed_on(on_assign)
         callbacks["on_revoke"] = self._forgetting(on_revoke)
         callbacks["on_lost"] = self._forgetting(on_revoke if on_lost is None else on_lost)
-        self._consumer.subscribe(topics, **callbacks)
+        self.consumer.subscribe(topics, **callbacks)
 
     def _handed_on(self, callback: Callback) -> Callback:
-        return lambda _, partitions: callback(self, partitions)
+        return lambda _, partitions: callback(self.front, partitions)
 
     def _forgetting(self, callback: Callback | None) -> Callback:
         """The application's callback, which may still commit; what it does not commit is the next owner's."""
@@ -244,7 +192,7 @@ class WrappedConsumer:
         def ended(_: Any, partitions: list[TopicPartition]) -> None:
             try:
                 if callback is not None:
-                    callback(self, partitions)
+                    callback(self.front, partitions)
             finally:
                 self._follow(lambda deliveries: deliveries.forget(_keys(partitions)))
 
@@ -252,28 +200,28 @@ class WrappedConsumer:
 
     def assign(self, partitions: list[TopicPartition]) -> None:
         """As ``Consumer.assign``."""
-        self._consumer.assign(partitions)
+        self.consumer.assign(partitions)
         self._follow(lambda deliveries: deliveries.assigned(_keys(partitions), all_others_end=True))
 
     def incremental_assign(self, partitions: list[TopicPartition]) -> None:
         """As ``Consumer.incremental_assign``."""
-        self._consumer.incremental_assign(partitions)
+        self.consumer.incremental_assign(partitions)
         self._follow(lambda deliveries: deliveries.assigned(_keys(partitions), all_others_end=False))
 
     def unassign(self) -> None:
         """As ``Consumer.unassign``."""
-        self._consumer.unassign()
+        self.consumer.unassign()
         self._follow(lambda deliveries: deliveries.unassigned())
 
     def incremental_unassign(self, partitions: list[TopicPartition]) -> None:
         """As ``Consumer.incremental_unassign``."""
-        self._consumer.incremental_unassign(partitions)
+        self.consumer.incremental_unassign(partitions)
         self._follow(lambda deliveries: deliveries.unassigned(_keys(partitions)))
 
     def close(self) -> None:
         """As ``Consumer.close``: ``on_revoke`` may still commit; then what was not committed is forgotten."""
         try:
-            self._consumer.close()
+            self.consumer.close()
         finally:
             self._follow(lambda deliveries: deliveries.forget())
 
@@ -283,6 +231,63 @@ class WrappedConsumer:
                 change(self._deliveries)
         except Exception as error:
             self._reporter.fault("following an assignment", error)
+
+
+_FOLLOWED = (
+    "assign",
+    "close",
+    "commit",
+    "consume",
+    "consumer_group_metadata",
+    "incremental_assign",
+    "incremental_unassign",
+    "poll",
+    "store_offsets",
+    "subscribe",
+    "unassign",
+)
+
+
+class WrappedConsumer:
+    """Stands in for a ``confluent_kafka.Consumer``: what the follower does not define is the consumer's own."""
+
+    __slots__ = ("__weakref__", "_follower", *_FOLLOWED)
+
+    def __init__(self, follower: Follower) -> None:
+        object.__setattr__(self, "_follower", follower)
+        for name in _FOLLOWED:
+            object.__setattr__(self, name, getattr(follower, name))
+
+    _follower: Follower
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._follower.consumer, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._follower.consumer, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._follower.consumer, name)
+
+    def __dir__(self) -> list[str]:
+        return dir(self._follower.consumer)
+
+    def __repr__(self) -> str:
+        return f"<gapstream sidecar around {self._follower.consumer!r}>"
+
+    def __enter__(self) -> WrappedConsumer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._follower.close()
+
+    @property
+    def __class__(self) -> type:  # isinstance(x, confluent_kafka.Consumer) holds, as it did before wrapping
+        return type(self._follower.consumer)
+
+    @__class__.setter
+    def __class__(self, value: type) -> None:
+        raise TypeError("the class of a wrapped consumer can't be changed")
 
 
 def _keys(partitions: Iterable[TopicPartition]) -> list[Key]:

@@ -388,7 +388,10 @@ _LIVE: set[Reporter] = set()
 def _close_all() -> None:
     deadline = time.monotonic() + EXIT_S
     for reporter in list(_LIVE):
-        reporter.close(max(0.0, deadline - time.monotonic()))
+        try:
+            reporter.close(max(0.0, deadline - time.monotonic()))
+        except Exception as error:
+            reporter.fault("closing", error)
 
 
 def _after_fork_in_child() -> None:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 from confluent_kafka import KafkaException, Producer
 
 from gapstream_sidecar.complaints import Complaints
-from gapstream_sidecar.consumer import WrappedConsumer
+from gapstream_sidecar.consumer import Follower, WrappedConsumer
 from gapstream_sidecar.errors import ConfigurationError, UnsupportedError
 from gapstream_sidecar.outbox import QUARANTINED
 from gapstream_sidecar.reporter import Reporter, Stats, client_settings
@@ -80,7 +80,7 @@ class Sidecar:
                 "Auto-commit is not supported in this version of gapstream-sidecar: set enable.auto.commit to false and call commit(), "
                 "or make the sidecar with explicit=True and call received()."
             )
-        wrapped = WrappedConsumer(
+        follower = Follower(
             consumer,
             self._reporter,
             self._complaints,
@@ -89,7 +89,7 @@ class Sidecar:
             max_bytes=self._max_backlog_bytes,
             manual=conf is not None,
         )
-        return cast("C", wrapped)
+        return cast("C", follower.front)
 
     def _check_consumer(self, consumer: object) -> None:
         kind = type(consumer)
