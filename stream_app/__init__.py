@@ -28,7 +28,7 @@ def _make_app() -> Any:
     except settings.ConfigError as error:
         if "faust" not in Path(sys.argv[0]).parts[-2:]:
             raise
-        print(error, file=sys.stderr)  # Faust's command would show a traceback
+        sys.stderr.write(f"{error}\n")  # Faust's command would show a traceback
         raise SystemExit(error.exit_code) from error
     return import_module("stream_app.service.app").create_app(config)
 

@@ -188,7 +188,8 @@ defaults: {clickhouse: {password: hunter2}}
 topics:
   orders:
     sinks:
-      w: {type: clickhouse, url: "https://me:hunter2@c:1/?user=shown&password=hunter2", table: t, settings: {s3_secret_key: hunter2, a: shown}}
+      w:
+        {type: clickhouse, url: "https://me:hunter2@c:1/?u=shown&password=hunter2", table: t, settings: {s3_secret_key: hunter2, a: shown}}
       c: {type: topic, topic: copy, kafka: {bootstrap.servers: "b:1", security.protocol: SASL_PLAINTEXT, sasl.mechanism: PLAIN,
          sasl.username: shown, sasl.password: hunter2}}
 alerts:
@@ -211,7 +212,7 @@ def test_secrets_are_never_shown(tmp_path: Path) -> None:
     masked = config.masked()
     assert masked["kafka"] == {"bootstrap.servers": "broker:9092", "sasl.password": "***", "ssl.key.password": "***"}
     warehouse = masked["topics"]["orders"]["sinks"]["w"]
-    assert warehouse["url"] == "https://***@c:1/?user=shown&password=***"
+    assert warehouse["url"] == "https://***@c:1/?u=shown&password=***"
     assert warehouse["settings"] == {"s3_secret_key": "***", "a": "shown"}
     assert masked["alerts"]["webhooks"][4]["secret"] == ["***", "***"]
 
@@ -220,7 +221,10 @@ def test_what_is_shown_reads_back(tmp_path: Path) -> None:
     text = """
 app: {session_timeout: 7s, state_dir: /tmp/x}
 exclude: [/a.*/]
-topics: {orders: {lateness: 1500ms, sinks: {b: {type: consumer, from: "2026-11-23T10:00:00Z", stall_after: null}, g: {type: group, group: g}}}}
+topics:
+  orders:
+    lateness: 1500ms
+    sinks: {b: {type: consumer, from: "2026-11-23T10:00:00Z", stall_after: null}, g: {type: group, group: g}}
 metrics: {granularity: topic, labels: {team: blue}}
 """
     config = read(text, tmp_path)
@@ -305,9 +309,9 @@ def test_no_file_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_where_a_worker_answers_can_be_told_without_the_secrets(tmp_path: Path) -> None:
     file = tmp_path / "g.yaml"
     file.write_text("kafka: {sasl.password: '${NOWHERE}'}\nhttp: {host: 0.0.0.0, port: 7000, tokens: [{name: a, token: '${NOWHERE}'}]}")
-    assert (load_http(file, {}).host, load_http(file, {}).port) == ("0.0.0.0", 7000)
+    assert (load_http(file, {}).host, load_http(file, {}).port) == ("0.0.0.0", 7000)  # noqa: S104  # nothing listens here
     assert load_http(file, {}, ["http.port=7001"]).port == 7001
-    with pytest.raises(ConfigError, match="^http.port: must be a whole number"):
+    with pytest.raises(ConfigError, match=r"^http\.port: must be a whole number"):
         load_http(file, {}, ["http.port=x"])
 
 

@@ -104,19 +104,19 @@ def test_one_fault_is_one_line(text: str, line: str, tmp_path: Path) -> None:
     assert faults(BASE + text, folder=tmp_path) == [line]
 
 
+OWN = "is a topic of Kafka or of the program itself, which can't be watched: take it out"
+NO_NAME = "is not a name: letters, digits, dot, underscore and hyphen, 249 at most"
 TOPIC_FAULTS = {
     "orders: {lateness: soon}": ("topics.orders.lateness: 'soon' is not a duration: write a whole number and ms, s, m, h or d, as in 15m"),
     "orders: {isolation: serializable}": "topics.orders.isolation: must be read_committed, read_uncommitted",
     "a b: {}": "topics.a b: 'a b' is not a name: letters, digits, dot, underscore and hyphen, 249 at most",
     "/a: {}": "topics./a: '/a' is not a pattern: write it as /regular expression/",
     "/a(/: {}": "topics./a(/: '/a(/' is not a regular expression: missing ), unterminated subpattern at position 1",
-    "__consumer_offsets: {}": "topics.__consumer_offsets: is a topic of Kafka or of the program itself, which can't be watched: take it out",
-    "gapstream.alerts: {}": "topics.gapstream.alerts: is a topic of Kafka or of the program itself, which can't be watched: take it out",
-    "gapstream.observations.x: {}": (
-        "topics.gapstream.observations.x: is a topic of Kafka or of the program itself, which can't be watched: take it out"
-    ),
+    "__consumer_offsets: {}": f"topics.__consumer_offsets: {OWN}",
+    "gapstream.alerts: {}": f"topics.gapstream.alerts: {OWN}",
+    "gapstream.observations.x: {}": (f"topics.gapstream.observations.x: {OWN}"),
     f"{'x' * 249}: {{}}": f"topics.{'x' * 249}: its observations topic would have a name 23 characters too long: shorten app.id",
-    "orders: {replay_to: [a b]}": "topics.orders.replay_to.0: 'a b' is not a name: letters, digits, dot, underscore and hyphen, 249 at most",
+    "orders: {replay_to: [a b]}": f"topics.orders.replay_to.0: 'a b' {NO_NAME}",
     "orders: {sinks: {log: {type: consumer}}}": (
         "topics.orders.sinks.log: the name log is taken by the sink that every topic has: choose another"
     ),

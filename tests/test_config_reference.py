@@ -129,7 +129,7 @@ def test_the_reference_file_loads_and_holds_the_defaults() -> None:
     assert config.defaults == Defaults()
     assert config.exclude == ()
     assert config.metrics == Metrics()
-    assert config.http == Http(tokens=(Token(name="dashboard", token="x"),))  # type: ignore[arg-type]  # pydantic makes a SecretStr of it
+    assert config.http == Http(tokens=(Token(name="dashboard", token="x"),))
     assert config.alerts.model_copy(update={"webhooks": ()}) == Alerts()
     assert config.topics["orders"].model_copy(update={"sinks": {}}) == Topic()
     assert config.topics["orders"].sinks == {
@@ -238,7 +238,15 @@ def violations(schema: dict[str, Any], value: Any, root: dict[str, Any], path: s
         found.append(f"{path}: const")
     if "enum" in schema and value not in schema["enum"]:
         found.append(f"{path}: enum")
-    kinds = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool, "number": (int, float), "null": type(None)}
+    kinds: dict[str, Any] = {
+        "object": dict,
+        "array": list,
+        "string": str,
+        "integer": int,
+        "boolean": bool,
+        "number": (int, float),
+        "null": type(None),
+    }
     wanted = schema.get("type", list(kinds))
     if not any(isinstance(value, kinds[kind]) for kind in ([wanted] if isinstance(wanted, str) else wanted)):
         return [*found, f"{path}: type"]

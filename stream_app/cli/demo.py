@@ -29,11 +29,13 @@ Exit codes: 0 everything injected was detected and nothing else, 1 not (the reas
     "--seconds",
     type=click.IntRange(SECONDS_MIN, 86_400),
     metavar="N",
-    help=f"End after N seconds, at least {SECONDS_MIN}, counted from when everything runs. Default: {JSON_SECONDS} with --json, else never.",
+    help=f"End N seconds after everything runs. Default: {JSON_SECONDS} with --json, else never.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end: what was injected, what was detected.")
 @click.option("--seed", type=click.IntRange(0, SEED_MAX), metavar="S", help="Repeat the faults of an earlier run. Default: a random one.")
-@click.option("--port", type=click.IntRange(1, 65_535), metavar="P", help="Port of the worker's HTTP API on 127.0.0.1. Default: a free one.")
+@click.option(
+    "--port", type=click.IntRange(1, 65_535), metavar="P", help="Port of the worker's HTTP API on 127.0.0.1. Default: a free one."
+)
 def command(seconds: int | None, as_json: bool, seed: int | None, port: int | None) -> int:
     """See it work with nothing installed.
 

@@ -6,8 +6,6 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic_core import ErrorDetails
-
 from stream_app.config.reading import Keys
 from stream_app.config.shape import Shape
 from stream_app.durations import format_duration, read_duration
@@ -31,7 +29,7 @@ _PHRASES: Mapping[str, str] = {
 }
 
 
-def locate(error: ErrorDetails, root: Shape) -> Keys:
+def locate(error: Mapping[str, Any], root: Shape) -> Keys:
     """The path of an error, without what pydantic adds: tags of unions, and ``[key]`` for a key itself."""
     path: Keys = ()
     shape: Shape | None = root
@@ -47,7 +45,7 @@ def locate(error: ErrorDetails, root: Shape) -> Keys:
     return path
 
 
-def explain(error: ErrorDetails, path: Keys, root: Shape, values: Any) -> str:
+def explain(error: Mapping[str, Any], path: Keys, root: Shape, values: Any) -> str:
     """What is wrong and what is allowed, in one line."""
     kind, given = error["type"], error.get("ctx", {})
     if error["input"] is None and kind.endswith("_type"):

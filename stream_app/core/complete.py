@@ -44,7 +44,7 @@ def through(log: LogState, sink: SinkState, lateness_ms: int, *, is_log: bool) -
 def _is_empty(log: LogState, sink: SinkState) -> bool:
     """Read to its end, and nothing there that the sink could have received: silence is all that can be expected."""
     start = log.origin if sink.floor is None else sink.floor
-    return log.end_read_ms is not None and log.read >= log.bound and not log.records_within(start, log.read)
+    return log.end_read_ms is not None and log.read >= log.bound and not log.has_record(start, log.read) and not sink.unread
 
 
 def _first_in_flight(log: LogState, sink: SinkState) -> int:

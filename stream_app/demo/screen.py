@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
-from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -15,17 +16,17 @@ from rich.text import Text
 from stream_app.demo.faults import Fault, Kind
 from stream_app.demo.state import Row, State
 
-SENTENCE = "gapstream names every Kafka record that a sink did not receive. Here a pipeline errs on purpose, and gapstream says where."
+SENTENCE = "gapstream names every Kafka record that a sink did not receive. Here a pipeline errs on purpose, and gapstream finds out."
 MEANINGS = {
     Kind.LOST: ("received, never reported", "gap.opened"),
-    Kind.LATE: ("reported after its gap was told", "gap.opened, gap.filled"),
+    Kind.LATE: ("reported too late", "gap.filled"),
     Kind.DUPLICATE: ("reported twice", "duplicate.detected"),
     Kind.QUARANTINED: ("put aside, and said so", "gap.explained"),
 }
 COLOURS = {Kind.LOST: "red", Kind.LATE: "yellow", Kind.DUPLICATE: "magenta", Kind.QUARANTINED: "cyan"}
 REFRESH_S = 0.25
-FIXED_LINES = 22
-"""Lines of the screen beside the list of faults."""
+FIXED_LINES = 19
+"""Lines of the screen beside the list of faults, where the terminal has 80 columns and two topics are watched."""
 SUMMARY_S = 10.0
 
 
@@ -124,20 +125,25 @@ def picture(state: State, rows: int) -> RenderableType:
     if state.begun_at is None:
         return Group(head, Text(), Text(f"{state.doing} ..."))
     numbers = Text(f"{state.doing}, {state.elapsed_s:.0f} s{of_seconds(state)}: ")
-    numbers.append(f"{state.produced} records produced, {state.consumed} consumed, {RATE_NOTE}", "bold")
-    status = [Text(line) for line in status_lines(state)] or [Text("the worker has not answered yet")]
-    ask = Text.assemble("worker's API: ", (f"{state.url}/api/status", "underline"), "   ask it: ", (f"gapstream gaps --url {state.url}", "bold"))
-    foot = Text(f"seed {state.seed}: --seed {state.seed} repeats these faults   {how_to_stop(state)}")
-    return Group(head, Text(), numbers, _counts(state), _newest(state, rows), *status, Text(), ask, foot)
+    numbers.append(f"{state.produced} records produced, {state.consumed} consumed", "bold")
+    parts: list[RenderableType] = [head, Text(), numbers, Text(), _counts(state), Text(), _newest(state, rows), Text(), _status(state)]
+    foot = [
+        Text.assemble("worker: ", (f"{state.url}/api/status", "underline")),
+        Text.assemble("ask it: ", (f"gapstream gaps --url {state.url}", "bold")),
+        Text(f"seed {state.seed}; {how_to_stop(state)}"),
+    ]
+    return Group(*parts, Text(), *foot)
 
 
-RATE_NOTE = "every fault is one that the detector must find in the alerts topic alone"
+def _table(**columns: JustifyMethod) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for title, justify in columns.items():
+        table.add_column(title.replace("_", " "), justify=justify, no_wrap=True)
+    return table
 
 
 def _counts(state: State) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title, right in (("kind", False), ("what the pipeline did", False), ("event", False), ("injected", True), ("detected", True)):
-        table.add_column(title, justify="right" if right else "left", no_wrap=True)
+    table = _table(fault="left", what_the_pipeline_did="left", event="left", injected="right", detected="right")
     for kind in Kind:
         meaning, event = MEANINGS[kind]
         table.add_row(Text(kind, COLOURS[kind]), meaning, event, str(state.done[kind]), str(state.told[kind]))
@@ -145,9 +151,7 @@ def _counts(state: State) -> Table:
 
 
 def _newest(state: State, rows: int) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title, right in (("time", False), ("fault", False), ("topic", False), ("partition", True), ("offsets", True), ("detected", True)):
-        table.add_column(title, justify="right" if right else "left", no_wrap=True)
+    table = _table(time="left", fault="left", topic="left", partition="right", offsets="right", detected="right")
     for row in list(state.rows)[: -rows - 1 : -1]:
         fault = row.fault
         told = Text("...", "dim") if row.told_at is None else Text(f"after {delay(row)}", "green")
@@ -155,17 +159,32 @@ def _newest(state: State, rows: int) -> Table:
     return table
 
 
+def _status(state: State) -> RenderableType:
+    """What ``gapstream status`` would say."""
+    if not state.status:
+        return Text("the worker has not answered yet")
+    table = _table(topic="left", sink="left", state="left", missing="right", duplicates="right", lag="right", complete_through="left")
+    for row in sinks(state):
+        counts = (_known(row[name]) for name in ("missing", "duplicates", "lag", "complete_through"))
+        table.add_row(str(row["topic"]), str(row["sink"]), str(row["state"]), *counts)
+    return table
+
+
+def sinks(state: State) -> list[Mapping[str, Any]]:
+    """Rows of the worker's answer, the log itself left out."""
+    return [row for row in state.status if row["sink"] != "log"]
+
+
 def status_lines(state: State) -> list[str]:
     """The worker's own answer, a line for each topic and sink."""
     return [
-        f"{row['topic']} -> {row['sink']}: {row['state']}, {_count(row['missing'])} missing in {_count(row['partitions_with_gaps'])} "
-        f"partitions, {_count(row['duplicates'])} duplicates, lag {_count(row['lag'])}, complete through {row['complete_through'] or 'unknown'}"
-        for row in state.status
-        if row["sink"] != "log"
+        f"{row['topic']} -> {row['sink']}: {row['state']}, {_known(row['missing'])} missing, {_known(row['duplicates'])} duplicates, "
+        f"lag {_known(row['lag'])}, complete through {_known(row['complete_through'])}"
+        for row in sinks(state)
     ]
 
 
-def _count(value: object) -> str:
+def _known(value: object) -> str:
     return "unknown" if value is None else str(value)
 
 

@@ -10,7 +10,8 @@ from stream_app.config import json_schema, load
 from tests.cli.kit import Command
 
 FILE = """\
-kafka: {bootstrap.servers: "broker:9092", security.protocol: SASL_PLAINTEXT, sasl.mechanism: PLAIN, sasl.username: me, sasl.password: hunter2}
+kafka:
+  {bootstrap.servers: "b:9092", security.protocol: SASL_PLAINTEXT, sasl.mechanism: PLAIN, sasl.username: me, sasl.password: hunter2}
 topics: {orders: {sinks: {billing: {type: consumer, grace: 5s}, w: {type: clickhouse, url: "https://c", table: t, password: hunter2}}}}
 """
 

@@ -30,7 +30,7 @@ def run(monkeypatch: pytest.MonkeyPatch, gapstream: Command) -> Run:
 
     def run(function: Callable[..., Any]) -> Ran:
         command = function if isinstance(function, click.Command) else click.command(function)
-        monkeypatch.setitem(sys.modules, "stream_app.cli.config_cmd", SimpleNamespace(command=command))  # type: ignore[arg-type]  # enough of one
+        monkeypatch.setitem(sys.modules, "stream_app.cli.config_cmd", SimpleNamespace(command=command))
         return gapstream("config")
 
     return run
@@ -215,13 +215,13 @@ def test_names_that_are_made_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> 
     assert {"Sidecar", "app", "__version__"} <= set(dir(stream_app))
     with pytest.raises(AttributeError, match="module 'stream_app' has no attribute 'nothing'"):
         _ = stream_app.nothing
-    monkeypatch.setitem(sys.modules, "gapstream_sidecar", SimpleNamespace(Sidecar="it"))  # type: ignore[arg-type]  # enough of one
+    monkeypatch.setitem(sys.modules, "gapstream_sidecar", SimpleNamespace(Sidecar="it"))
     assert stream_app.__getattr__("Sidecar") == "it"
     monkeypatch.delitem(vars(stream_app), "Sidecar")
 
 
 def test_a_sidecar_that_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "gapstream_sidecar", None)  # type: ignore[arg-type]  # how Python marks what can't be imported
+    monkeypatch.setitem(sys.modules, "gapstream_sidecar", None)
     with pytest.raises(ImportError, match="gapstream-sidecar, which is not installed: pip install gapstream-sidecar"):
         stream_app.__getattr__("Sidecar")
 

@@ -8,7 +8,7 @@ import pytest
 
 from stream_app.cli.output import Column, print_json, print_json_line, print_line, print_table, text, when
 
-COLUMNS = ["topic", Column("missing", "right"), "since"]
+COLUMNS: list[Column | str] = ["topic", Column("missing", "right"), "since"]
 ROWS: list[Sequence[object]] = [("orders", 12, None), ("[red]x[/red]", None, "now")]
 
 

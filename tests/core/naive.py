@@ -455,11 +455,10 @@ class NaivePartition:
     def overdue(self, name: str, through_ms: int) -> list[int]:
         """Records older than this that are neither received nor explained."""
         sink = self.sinks[name]
-        assert sink.floor is not None
         resolved = (State.RECEIVED, *EXPLAINED)
         return [
             offset
-            for offset in range(sink.floor, self.read)
+            for offset in range(self.origin if sink.floor is None else sink.floor, self.read)
             if self.is_record(offset)
             and self.times[offset] < through_ms
             and sink.states.get(offset) not in resolved

@@ -59,6 +59,8 @@ def states_of(ledger: Ledger, sink: SinkState) -> dict[int, State]:
 
     def put(state: State, offsets: Iterable[int]) -> None:
         for offset in offsets:
+            if offset < first and sink.floor is None:
+                continue
             assert offset not in found, f"{offset} is {found[offset]} and {state}"
             assert offset >= first, f"{offset} is {state} below the floor {first}"
             found[offset] = state
@@ -67,7 +69,7 @@ def states_of(ledger: Ledger, sink: SinkState) -> dict[int, State]:
         put(state, expand(sink.open[cause]))
     for reason, state in EXPLAINED_STATES.items():
         put(state, expand(sink.explained[reason]))
-    put(State.UNREAD, (offset for offset in expand(sink.unread) if sink.floor is not None or offset >= first))
+    put(State.UNREAD, expand(sink.unread))
     absent = expand(OffsetSet(run for offsets in (*log.absent.values(), log.holes) for run in offsets.runs()))
     put(State.ABSENT, (offset for offset in absent if offset >= first))
     put(State.RECEIVED, expand(sink.received))

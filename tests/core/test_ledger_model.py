@@ -183,18 +183,17 @@ class Partition(RuleBasedStateMachine):
     def evaluate(self) -> None:
         self.ledger.evaluate(self.now)
         self.naive.evaluate(self.now)
-        for name, sink in self.naive.sinks.items():
+        for name in self.naive.sinks:
             through = self.ledger.sinks[name].complete_ms
             assert (through or 0) >= self.complete.get(name, 0)
             if through is not None:
                 self.complete[name] = through
                 assert not self.naive.overdue(name, through), f"{name} is complete through {through - BASE}"
-            assert sink.floor is not None or through is None
 
     # --- what changes under it ---
 
     @precondition(lambda self: self.naive.read > self.naive.origin)
-    @rule(data=st.data(), what=st.sampled_from(["truncate", "truncate", "recreate", "configure", "configure", "configure"]), really=st.integers(0, 2))
+    @rule(data=st.data(), what=st.sampled_from(["truncate", "configure", "truncate", "configure", "recreate"]), really=st.integers(0, 2))
     def disturb(self, data: st.DataObject, what: str, really: int) -> None:
         if really:
             self.evaluate()

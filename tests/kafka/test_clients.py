@@ -165,7 +165,7 @@ def test_kerberos(monkeypatch: pytest.MonkeyPatch) -> None:
         "GSSAPI needs the Python package gssapi",
         "GSSAPI needs a confluent-kafka built against a librdkafka with libsasl2",
     ]
-    monkeypatch.setattr(properties.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     monkeypatch.setattr(properties, "librdkafka_has", lambda feature: True)
     clients = KafkaClients.checked(given)
     assert clients.aiokafka()["sasl_kerberos_service_name"] == "broker"
