@@ -149,6 +149,8 @@ class _Work:
     written: dict[Keys, Any] = field(default_factory=dict)
     """Path of a sink to its own keys, before defaults."""
     findings: list[Finding] = field(default_factory=list)
+    removed: int = 0
+    """Values taken out."""
 
     def note(self, finding: Finding) -> None:
         """Something wrong with one value: tell it, take the value out."""
@@ -168,14 +170,20 @@ class _Work:
         self.taken.add(path)
         if not path:
             self.values = {}
+            self.removed += 1
             return
         holder = self.values
-        for key in path[:-1]:
-            holder = below(holder, key)
-        if holder is None:  # gone already
-            return
+        for depth, key in enumerate(path[:-1]):
+            if not _has(holder, key):  # gone already
+                return
+            inner = below(holder, key)
+            if not isinstance(inner, dict | list):  # an empty section, in which something is missing
+                self.take_out(path[: depth + 1])
+                return
+            holder = inner
         if isinstance(holder, dict) and path[-1] in holder:
             del holder[path[-1]]
+            self.removed += 1
         else:
             self.take_out(path[:-1])
 
@@ -203,7 +211,9 @@ class _Work:
             try:
                 return Config.model_validate(self.values)
             except ValidationError as error:
+                before = self.removed
                 self._take_round(error)
+                assert self.removed > before, error.errors(include_url=False, include_input=False)
 
     def _take_round(self, error: ValidationError) -> None:
         """Tell and take out what one round found; places are told before any is taken out."""
@@ -227,7 +237,7 @@ class _Work:
             return place
         own = self.written[sink]
         source = ("defaults", str(own.get("type")), *rest)
-        return source if not _has(own, rest) and _has(self.values, source) else place
+        return source if not _reaches(own, rest) and _reaches(self.values, source) else place
 
     def note_cross(self, finding: Finding) -> None:
         """Something wrong with several values together; said only where all of them still stand."""
@@ -236,10 +246,16 @@ class _Work:
             self.tell(finding)
 
 
-def _has(values: Any, path: Keys) -> bool:
+def _has(values: Any, key: str) -> bool:
+    if isinstance(values, dict):
+        return key in values
+    return isinstance(values, list) and key.isdecimal() and int(key) < len(values)
+
+
+def _reaches(values: Any, path: Keys) -> bool:
     for key in path[:-1]:
         values = below(values, key)
-    return isinstance(values, dict) and bool(path) and path[-1] in values
+    return _has(values, path[-1])
 
 
 def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

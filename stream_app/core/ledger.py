@@ -207,7 +207,7 @@ class Ledger:
 
     def follows(self, read: ObservationRead) -> bool:
         """The fence of the observations: only what follows the head changes anything."""
-        return read.position == self.observed_to
+        return read.position == self.observed_to <= read.offset
 
     def observe(self, read: ObservationRead, observation: Observation | None, now_ms: int) -> bool:
         """Fold one record of the observations topic (None: it was rejected); False: it does not follow, seek back."""

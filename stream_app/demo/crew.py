@@ -20,8 +20,8 @@ from typing import Any
 
 from stream_app.demo import guard
 
-STOP_SECONDS = 10.0
-"""A worker that is told to stop ends within it; after that it is killed."""
+STOP_SECONDS = 5.0
+"""A worker takes up to 10 s to end cleanly; the state of this one is thrown away, so it is not waited for so long."""
 OWN_VARIABLES = "GAPSTREAM"
 """The caller's settings are for the caller's workers: the demo's must not see them."""
 

@@ -60,12 +60,22 @@ class Assigned:
         self.stalled_since: float | None = None
         self.stalls = 0
         self.told: dict[TroubleKind, float] = {}
+        self._epochs: list[tuple[int, int]] = []  # leader epochs read since the assignment, and where each began
         self._ends: tuple[int, int, int] | None = None
         self._ends_told_at = 0.0
 
     def bound(self, high_watermark: int, last_stable: int) -> int:
         """First offset that must not be told yet."""
         return min(high_watermark, last_stable) if self.isolation is Isolation.READ_COMMITTED else high_watermark
+
+    def agreed_end(self, epoch: int, end: int) -> int:
+        """Where our log and the leader's part, when ``epoch`` is its largest one not above ours and ends at ``end``.
+
+        The same step a follower takes (KIP-101): what we read in later epochs is not in the leader's log.
+        """
+        assert self.position is not None
+        later = (first for known, first in self._epochs if known > epoch)
+        return min(end, self.position, *later)
 
     def parser(self, view: memoryview, section: Section) -> BatchParser:
         """Reads the answer's part for this partition."""
@@ -93,7 +103,8 @@ class Assigned:
         stable = section.last_stable if self.isolation is Isolation.READ_COMMITTED else section.high_watermark
         ends = (section.log_start, section.high_watermark, stable)
         moved = parser.next > self.position
-        at_end = self.position >= self.bound(section.high_watermark, section.last_stable)
+        # An end below the position lags (a new leader's may, for a moment) or is wrong: it was not read.
+        at_end = self.position == self.bound(section.high_watermark, section.last_stable)
         if not moved and not (at_end and (ends != self._ends or now - self._ends_told_at >= TELL_ENDS_S)):
             return False
         absent: dict[Absent, Runs] = {}
@@ -118,6 +129,9 @@ class Assigned:
             size=section.end - section.start,
         )
         self._ends, self._ends_told_at = ends, now
+        for epoch, first in parser.epochs:
+            if not self._epochs or epoch > self._epochs[-1][0]:
+                self._epochs.append((epoch, first))
         self._tell(read, parser.epoch if parser.epoch >= 0 else self.epoch)
         return True
 

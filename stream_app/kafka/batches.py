@@ -143,6 +143,7 @@ class BatchParser:
     ``records``, ``markers``, ``aborted``, ``holes`` and ``unreadable`` are disjoint, and together cover exactly
     ``[position, next)``. Nothing at or above ``bound`` is told. After the last :meth:`step`:
 
+    * ``epoch`` is the leader epoch of the last batch, -1 where there is none; ``epochs`` each epoch and where it begins;
     * ``damage`` is a batch that can't be used: ``next`` is where it begins (or the position, if higher);
     * ``needed`` is the size in bytes of the batch at ``next`` where the answer holds only a part of it, else 0.
     """
@@ -171,6 +172,7 @@ class BatchParser:
         self.holes: list[Run] = []
         self.unreadable: list[Run] = []
         self.epoch = -1
+        self.epochs: list[tuple[int, int]] = []
         self.damage: Damage | None = None
         self.needed = 0
         self._view, self._at, self._end = view, start, end
@@ -221,7 +223,10 @@ class BatchParser:
                 and (not check or crc32c(view[at + _CRC_FROM : stop]) == crc)
             ):
                 # The plain case, and the only one on most topics: every line here is paid for millions of times.
-                at, following, last_epoch = stop, base + count, epoch
+                at, following = stop, base + count
+                if epoch != last_epoch:
+                    last_epoch = epoch
+                    self.epochs.append((epoch, base))
                 if attributes & LOG_APPEND_TIME:
                     base_time = max_time
                 if 0 <= base_time < low:
@@ -342,7 +347,9 @@ class BatchParser:
             self._max_time = high
 
     def _advance(self, batch: Batch) -> None:
-        self.epoch = batch.epoch
+        if batch.epoch != self.epoch:
+            self.epoch = batch.epoch
+            self.epochs.append((batch.epoch, batch.base))
         self._at = batch.stop
 
     # ---------------------------------------------------------------------------------------- ends and damage

@@ -170,7 +170,7 @@ class Cluster:
         raise failure
 
     def _addresses(self) -> list[tuple[str, int]]:
-        """Whom to ask, the connected ones first; otherwise at random, so that one broker's stale view is not asked for ever."""
+        """Whom to ask: the connected ones first, among them at random, so that one broker's stale view is not asked for ever."""
         addresses = list({*self.brokers.values(), *self.settings.bootstrap_servers})
         random.shuffle(addresses)
         return sorted(addresses, key=lambda address: (one := self._control.get(address)) is None or one.closed)

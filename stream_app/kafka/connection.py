@@ -14,7 +14,7 @@ import collections
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import aiokafka.errors
 from aiokafka.conn import create_conn
@@ -36,6 +36,8 @@ ANSWER_MAX = 1 << 30
 """Bytes of one answer. Fetch asks for 16 MiB; only a larger batch makes it more (KIP-74), and message.max.bytes rarely exceeds 100 MB."""
 BUFFER_MIN = 1 << 16
 """Bytes of the smallest buffer: most answers fit, and a broker's two cost nothing."""
+BUFFER_STEP = 1 << 22
+"""Large buffers are multiples of it."""
 SOFTWARE = "gapstream"
 SOFTWARE_VERSION = "1"
 
@@ -212,8 +214,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: connected."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are not asyncio's
 
     def adopt(self, transport: asyncio.Transport, handshake: object) -> None:
         """Takes over a transport on which ``handshake`` (kept alive) has logged in."""
@@ -265,7 +266,7 @@ class Connection(asyncio.BufferedProtocol):
         else:
             if self._free:
                 self._free.pop()  # too small: the new one takes its place
-            buffer = bytearray(max(size, BUFFER_MIN))
+            buffer = bytearray(_rounded(size))
         self._held += 1
         self._buffer = buffer
         self._body = memoryview(buffer)[:size]
@@ -297,6 +298,11 @@ class Connection(asyncio.BufferedProtocol):
             self._begin(size)
             assert self._transport is not None
             self._transport.resume_reading()
+
+
+def _rounded(size: int) -> int:
+    """Bytes of a buffer for an answer of ``size``: answers that grow little by little must not need a new one each."""
+    return max(BUFFER_MIN, 1 << (size - 1).bit_length()) if size <= BUFFER_STEP else -(-size // BUFFER_STEP) * BUFFER_STEP
 
 
 async def open_connection(settings: KafkaSettings, host: str, port: int, *, caps: Mapping[Api, int] | None = None) -> Connection:

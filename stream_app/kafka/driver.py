@@ -243,7 +243,8 @@ class Thread(faust_aiokafka.AIOKafkaConsumerThread):
         consumer.pause(part)
         self._sent_ms.pop(part, None)
         beginning = (await consumer.beginning_offsets([part]))[part]
-        position = beginning if offset is None else max(offset, beginning)
+        end = (await consumer.end_offsets([part]))[part]
+        position = beginning if offset is None else max(min(offset, end), beginning)  # beyond either, aiokafka resets without a word
         consumer.seek(part, position)
         return cast(int, position), self._sought(tp)
 

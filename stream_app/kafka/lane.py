@@ -13,8 +13,8 @@ from typing import Protocol
 from stream_app.kafka.assigned import Assigned, Key, Question
 from stream_app.kafka.batches import BatchParser, last_batch
 from stream_app.kafka.cluster import Cluster, read_fetch, refusal
-from stream_app.kafka.connection import ANSWER_MAX, Connection, Frame
-from stream_app.kafka.failures import KafkaError, MalformedError
+from stream_app.kafka.connection import Connection, Frame
+from stream_app.kafka.failures import BrokerError, KafkaError, MalformedError
 from stream_app.kafka.protocol import FETCH_BY_ID, Api, ErrorCode, Isolation, Section, Want, encode_fetch
 from stream_app.kafka.trouble import TroubleKind
 
@@ -30,6 +30,9 @@ HELD_WAIT_MS = 50
 """Longest wait of the broker while such partitions are left out: they have to wait for its answer."""
 PARTITION_MIN_BYTES = 1 << 20
 """A partition's share of a large fetch is not made smaller than this, Kafka's own max.partition.fetch.bytes."""
+BATCH_MAX_BYTES = 1 << 27
+"""A batch that a broker cuts off is asked for whole up to this size. Since Fetch v3 brokers send the first batch whole, whatever
+its size; a length beyond that is more likely damaged than true."""
 STUCK_AFTER_S = 10.0
 RETRY_S = (0.05, 1.0)
 """First and longest pause after an answer that made no progress where there should be data."""
@@ -41,8 +44,8 @@ class Host(Protocol):
     def is_ready(self, part: Assigned) -> None:
         """Something can be taken."""
 
-    def is_lost(self, part: Assigned, failure: KafkaError | None) -> None:
-        """The lane does not fetch it any more: it has to be located anew. None: because of its own question."""
+    def is_lost(self, part: Assigned, failure: KafkaError) -> None:
+        """The lane does not fetch it any more: it has to be located anew."""
 
     def tell(self, kind: TroubleKind, part: Assigned, message: str) -> None:
         """A fact for the owner."""
@@ -85,6 +88,13 @@ class Lane:
         self._parts: dict[Key, Assigned] = {}  # in the order to be asked for: served ones go to the end (KIP-74)
         self._wake = asyncio.Event()
         self._renew = False
+        self.by_name = False
+        """Whether the broker names topics by name only: then a topic made anew has to be looked for."""
+
+    @property
+    def parts(self) -> list[Assigned]:
+        """What is fetched here."""
+        return [*self._parts.values()]
 
     def add(self, part: Assigned) -> None:
         """Fetches ``part`` from now on, until it is removed or lost."""
@@ -112,7 +122,7 @@ class Lane:
                 connection = await self._cluster.open(self.node)
                 await self._serve(connection)
             except KafkaError as failure:
-                for part in [*self._parts.values()]:
+                for part in self.parts:
                     self._lose(part, failure)
             finally:
                 if connection is not None:
@@ -121,6 +131,7 @@ class Lane:
     async def _serve(self, connection: Connection) -> None:
         """Fetches over ``connection`` until there is nothing to fetch, or a fresh connection is wanted."""
         version = connection.version(Api.FETCH)
+        self.by_name = version < FETCH_BY_ID
         flight: _Flight | None = None
         self._renew = False
         while not self._renew:
@@ -238,12 +249,15 @@ class Lane:
             return
         if section.error == ErrorCode.OFFSET_OUT_OF_RANGE:
             part.question = Question.OUT_OF_RANGE
-            self._lose(part, None)
+            self._lose(part, refusal(section.error, f"fetch {part.topic}/{part.partition} from offset {part.position}"))
         elif section.error:
             self._lose(part, refusal(section.error, f"fetch {part.topic}/{part.partition}"))
         elif section.diverging is not None:
             part.question = Question.DIVERGED
-            self._lose(part, None)
+            self._lose(
+                part,
+                BrokerError(ErrorCode.FENCED_LEADER_EPOCH, f"{part.topic}/{part.partition} may have been truncated; it is looked into"),
+            )
         else:
             parser = part.parser(view, section)
             while True:
@@ -262,7 +276,7 @@ class Lane:
             self._parts[part.key] = self._parts.pop(part.key)
         if part.accept(parser, section, now):
             self._host.is_ready(part)
-        part.want_bytes = min(parser.needed, ANSWER_MAX // 2)
+        part.want_bytes = parser.needed if parser.needed <= BATCH_MAX_BYTES else 0
         if moved:
             part.stalls, part.stalled_since = 0, None
             if part.condemned is not None and parser.next > part.condemned:
@@ -294,7 +308,7 @@ class Lane:
             self._renew = True  # it may be this connection
             self._host.tell(TroubleKind.STUCK, part, message)
 
-    def _lose(self, part: Assigned, failure: KafkaError | None) -> None:
+    def _lose(self, part: Assigned, failure: KafkaError) -> None:
         self.remove(part)
         self._host.is_lost(part, failure)
 

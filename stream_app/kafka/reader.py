@@ -29,6 +29,8 @@ REPEAT_S = 10.0
 """What lasts is told again so often."""
 BELIEVE_S = 1.0
 """A position above the end must be refused again after so long before it is believed (an end may lag for a moment)."""
+IDS_S = 5.0
+"""How often topic ids are looked at where brokers fetch by name."""
 RETRY_S = (0.1, 2.0)
 """Second and longest pause between attempts; the first attempt is made at once."""
 HOPELESS_S = 5.0
@@ -56,6 +58,9 @@ class LogReader:
         ``max_wait_ms``: how long a broker waits at the end of the logs before it answers with nothing. ``caps`` lowers the
         protocol versions used, per API: how old brokers are tried without having one.
         """
+        if max_wait_ms >= kafka.request_timeout_ms:
+            msg = f"max_wait_ms {max_wait_ms} must be below the request timeout of {kafka.request_timeout_ms} ms"
+            raise ValueError(msg)
         self._cluster = Cluster(kafka.with_client_id(client_id), caps=caps)
         self._limits = Limits(max_bytes, partition_max_bytes, max_wait_ms)
         self._parts: dict[Key, Assigned] = {}
@@ -69,13 +74,15 @@ class LogReader:
 
     async def start(self) -> None:
         """Allows ``assign``. Nothing is asked yet; brokers that are down are a Trouble of the partitions assigned."""
-        self._running = True
+        if not self._running:
+            self._running = True
+            self._spawn(self._watch_ids())
 
     async def stop(self) -> None:
         """Stops fetching and closes every connection. What was not taken is gone."""
         self._running = False
-        self._parts.clear()
-        self._ready.clear()
+        for known in (self._parts, self._ready, self._lanes):
+            known.clear()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -200,7 +207,7 @@ class LogReader:
         self._ready[part.key] = part
         self._news.set()
 
-    def is_lost(self, part: Assigned, failure: KafkaError | None) -> None:
+    def is_lost(self, part: Assigned, failure: KafkaError) -> None:
         """A lane: ``part`` must be located anew."""
         if self._parts.get(part.key) is part:
             self._note(part, failure)
@@ -217,13 +224,11 @@ class LogReader:
         self._troubles.append(trouble)
         self._news.set()
 
-    def _note(self, part: Assigned, failure: KafkaError | None) -> None:
+    def _note(self, part: Assigned, failure: KafkaError) -> None:
         """Counts a failure, which lengthens the pause, and tells it where it lasts or can't pass by itself."""
         now = asyncio.get_running_loop().time()
         part.failures += 1
         part.failing_since = now if part.failing_since is None else part.failing_since
-        if failure is None:
-            return
         kind = _kind_of(failure)
         if kind in (TroubleKind.REFUSED, TroubleKind.UNSUPPORTED) or now - part.failing_since >= PATIENCE_S:
             self.tell(kind, part, str(failure))
@@ -298,13 +303,29 @@ class LogReader:
         assert part.topic_id is not None
         leader = next((one for one in topic.leaders.values() if one.node >= 0), None)
         seen_before, part.suspected_id = part.suspected_id == topic.topic_id, topic.topic_id
-        again = BrokerError(ErrorCode.UNKNOWN_TOPIC_ID, f"{part.topic} has another id than expected; wait until the brokers agree")
         if not seen_before or leader is None:
-            raise again
+            raise _changed_id(part)
         if await self._cluster.knows_id(leader, part.topic, part.topic_id, part.partition):
-            raise again
+            raise _changed_id(part)
         message = f"{part.topic} was deleted and created anew; what was read belongs to the old one"
         return Trouble(TroubleKind.RECREATED, part.topic, part.partition, message, position=part.position, topic_id=topic.topic_id)
+
+    async def _watch_ids(self) -> None:
+        """Brokers that fetch by name only can't say that a topic was made anew: then metadata is looked at now and then."""
+        while True:
+            await asyncio.sleep(IDS_S)
+            parts = [part for lane in self._lanes.values() if lane.by_name for part in lane.parts]
+            if not parts:
+                continue
+            try:
+                info = await self._cluster.metadata({part.topic for part in parts})
+            except KafkaError:
+                continue  # whoever fetches meets the same failure, and tells it
+            for part in parts:
+                topic = topic_of(info, part.topic)
+                if topic.exists and NO_UUID not in (topic.topic_id, part.topic_id) and topic.topic_id != part.topic_id:
+                    self._lane_of(part).remove(part)
+                    self.is_lost(part, _changed_id(part))
 
     async def _truncation(self, part: Assigned, leader: Leader) -> Trouble | None:
         """Whether the leader's log ends below our position in the epoch of our last record (KIP-320)."""
@@ -315,7 +336,7 @@ class LogReader:
             return None
         if epoch >= part.epoch and end >= part.position:
             return None
-        end = min(end, part.position)
+        end = part.agreed_end(epoch, end)
         where = f"{part.topic}/{part.partition}"
         message = f"{where} was truncated to offset {end} after offsets up to {part.position} were read; records were lost or replaced"
         return Trouble(
@@ -365,6 +386,10 @@ def _pause(failures: int, failure: KafkaError | None) -> float:
         return HOPELESS_S
     first_s, longest_s = RETRY_S
     return 0.0 if failures <= 1 else float(min(first_s * 2 ** min(failures - 2, 8), longest_s))
+
+
+def _changed_id(part: Assigned) -> BrokerError:
+    return BrokerError(ErrorCode.UNKNOWN_TOPIC_ID, f"{part.topic} has another id than expected; wait until the brokers agree")
 
 
 def _kind_of(failure: KafkaError) -> TroubleKind:

@@ -208,6 +208,10 @@ class PartitionOwner:
                 "stored state can't be read; the partition is left alone", topic=self.topic, partition=self.partition, reason=str(exc)
             )
             self._forget(str(exc))
+        except Exception as exc:  # a defect of ours: the partition must not look as if somebody still worked on it
+            log.exception("a defect; the partition's state is read back from the changelog", topic=self.topic, partition=self.partition)
+            self._forget(f"stopped on a defect ({type(exc).__name__}: {exc}); waiting for a new assignment")
+            self.context.on_lost(self.topic, self.partition)
 
     async def _wait(self) -> None:
         try:
@@ -260,8 +264,7 @@ class PartitionOwner:
         ledger.begin(now)
         ledger.lateness_ms, ledger.retention_ms = self.rules.lateness_ms, facts.retention_ms
         ledger.log.ever_compacted = facts.compacted if not ledger.log.ever_compacted else True
-        if ledger.observations_id != facts.observations_id:
-            ledger.observations_id, ledger.observed_to = facts.observations_id, 0
+        self._note_observations(ledger, facts)
         await self._hear(ledger)
         self._ledger = ledger
         port.read_from(self.topic, self.partition, ledger.log.read, ledger.log.topic_id, ledger.log.leader_epoch)
@@ -373,13 +376,23 @@ class PartitionOwner:
         return ledger.observed_to == bundle.next
 
     async def _seek_observations(self, ledger: Ledger, bundle: Bundle) -> None:
-        if bundle.position > ledger.observed_to and self._may_seek(self._observations_sought, ledger.observed_to):
-            self._observations_sought = (ledger.observed_to, asyncio.get_running_loop().time())
-            log.info("reading observations again from the head", topic=self.topic, partition=self.partition, offset=ledger.observed_to)
-            try:
-                await self._hear(ledger)
-            except Unavailable as exc:
-                self.context.telemetry.unavailable(self.topic, self.partition, str(exc))
+        """Deliveries were dropped on the way, or the observations topic is not what it was: go to the head, or to a new beginning."""
+        dropped = bundle.position > ledger.observed_to
+        if not (dropped or bundle.records) or not self._may_seek(self._observations_sought, ledger.observed_to):
+            return
+        self._observations_sought = (ledger.observed_to, asyncio.get_running_loop().time())
+        log.info("reading observations again from the head", topic=self.topic, partition=self.partition, offset=ledger.observed_to)
+        try:
+            if not dropped:
+                self._note_observations(ledger, await self.context.port.facts(self.topic))
+            await self._hear(ledger)
+        except Unavailable as exc:
+            self.context.telemetry.unavailable(self.topic, self.partition, str(exc))
+
+    def _note_observations(self, ledger: Ledger, facts: TopicFacts) -> None:
+        if ledger.observations_id != facts.observations_id:
+            log.warning("the observations topic was re-created; it is read from its beginning", topic=self.topic, partition=self.partition)
+            ledger.observations_id, ledger.observed_to = facts.observations_id, 0
 
     async def _accept(self, ledger: Ledger, record: ConsumerRecord, asked: bool) -> tuple[Observation | None, bool]:
         """The observation, None if it is rejected; and whether the log's end was asked for since this bundle came."""
@@ -413,10 +426,12 @@ class PartitionOwner:
         ledger = self._ledger
         assert ledger is not None
         while due := ledger.candidates():
+            advanced = False
             for step in due:
                 look = await self._look(ledger, step)
                 ledger.settle(step, look, self.context.clock_ms())
-            if ledger.events:
+                advanced = advanced or look.upto > step.runs[0][0]
+            if ledger.events or not advanced:  # looks that got nowhere: flush and mend before the next ones
                 return
 
     async def _look(self, ledger: Ledger, step: Candidates) -> Look:

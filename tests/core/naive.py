@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from stream_app.core.model import Run
+from stream_app.core.model import Observation, Run
 from stream_app.core.sink import Policy
 from stream_app.core.states import State
 
@@ -163,29 +163,20 @@ class NaivePartition:
 
     # --- observations ---
 
-    def observe(
-        self,
-        name: str,
-        status: str,
-        offsets: Collection[int],
-        claim: int | None,
-        sequence: tuple[str, int] | None,
-        undo: bool,
-        broker_ms: int,
-        now_ms: int,
-    ) -> None:
+    def observe(self, said: Observation, broker_ms: int, now_ms: int) -> None:
+        name, status, claim = said.sink, str(said.status), said.claim
+        offsets = [offset for first, stop in said.runs for offset in range(first, stop)]
         self.broker_ms = max(broker_ms, self.broker_ms or 0)
         sink = self.sinks.get(name) or self._add(Policy.unconfigured(name))
-        if sequence is not None:
-            source, number = sequence
-            if number <= sink.sequences.get(source, -1):
+        if said.source is not None and said.sequence is not None:
+            if said.sequence <= sink.sequences.get(said.source, -1):
                 return
-            sink.sequences[source] = number
+            sink.sequences[said.source] = said.sequence
         lowest = max(self.origin, self.forgotten_below if sink.floor is None else sink.floor)
         mine = [o for o in offsets if o >= lowest]
         moved: dict[tuple[str, str | None], list[int]] = {}
         for offset in mine:
-            event = self._move(sink, status, offset, undo, sequence is not None)
+            event = self._move(sink, status, offset, said.undo, said.sequence is not None)
             if event is not None:
                 moved.setdefault(event, []).append(offset)
         for (kind, cause), gone in moved.items():
@@ -194,8 +185,8 @@ class NaivePartition:
             self._expire(name, sink)
             return
         sink.heard = True
-        said = [max(o, lowest) for o in (*([min(offsets)] if offsets else []), *([] if claim is None else [claim]))]
-        sink.lowest = min([*said, *([] if sink.lowest is None else [sink.lowest])], default=None)
+        spoken = [max(o, lowest) for o in (*([min(offsets)] if offsets else []), *([] if claim is None else [claim]))]
+        sink.lowest = min([*spoken, *([] if sink.lowest is None else [sink.lowest])], default=None)
         self._horizon(sink, offsets, claim, now_ms)
 
     def _move(self, sink: NaiveSink, status: str, offset: int, undo: bool, alertable: bool) -> tuple[str, str | None] | None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from stream_app.core import report
 from stream_app.core.events import Event, as_json
@@ -18,49 +21,99 @@ from stream_app.core.offsets import OffsetSet
 from stream_app.core.sink import Policy, SinkState
 from stream_app.core.state import StateCodec
 from stream_app.core.states import State
-from tests.core.naive import EXPLAINED, OPEN, NaivePartition, NaiveSink, Saw, Told, runs_of
-from tests.core.strategies import BASE, SKEW, TOPIC_ID, Fold, expand, kinds, log_read, plain, policy, runs_within, states_of
+from tests.core.naive import EXPLAINED, NaivePartition, NaiveSink, Saw, Told, runs_of
+from tests.core.strategies import BASE, SKEW, TOPIC_ID, Fold, expand, log_read, plain, policy, states_of
 
 TICK = 500
 """Times of the inputs are multiples of it, so that none falls together with another's end of grace by chance of a bucket."""
-CHANGED = [*["record"] * 6, "transaction_marker", "aborted", "hole", "unreadable", "unread"]
+KINDS = [*["record"] * 6, "transaction_marker", "aborted", "hole", "unreadable", "unread"]
 NAMES = ["fixed", "first", "stranger"]
 POLICIES = {"fixed": policy("fixed", floor=3, tombstones_optional=True), "first": policy("first", floor=None)}
 FOUND = ["there", "there", "hole", "tombstone", "unreadable"]
 
+T = TypeVar("T")
 
-class Partition(RuleBasedStateMachine):
-    """Both sides of the comparison, and the subscriber that folds what is told."""
 
-    @initialize(origin=st.sampled_from([0, 7, CHUNK - 40]), gap=st.sampled_from([0, 20]), compacted=st.sampled_from([None, True, False]))
-    def begin(self, origin: int, gap: int, compacted: bool | None) -> None:
-        self.now, self.observed = BASE, 0
+class Dice(Protocol):
+    """Where a step takes its numbers from."""
+
+    def number(self, low: int, high: int) -> int:
+        """Both ends included."""
+
+    def one_of(self, choices: Sequence[T]) -> T:
+        """One of them."""
+
+
+@dataclass
+class Drawn:
+    """From hypothesis: what fails is made small."""
+
+    data: st.DataObject
+
+    def number(self, low: int, high: int) -> int:
+        return self.data.draw(st.integers(low, high))
+
+    def one_of(self, choices: Sequence[T]) -> T:
+        return self.data.draw(st.sampled_from(choices))
+
+
+@dataclass
+class Rolled:
+    """From a seed: many more deep sequences in the same time."""
+
+    random: random.Random
+
+    def number(self, low: int, high: int) -> int:
+        return self.random.randint(low, high)
+
+    def one_of(self, choices: Sequence[T]) -> T:
+        return self.random.choice(choices)
+
+
+def runs(dice: Dice, first: int, stop: int) -> tuple[tuple[int, int], ...]:
+    """Runs within ``[first, stop)``, at least one offset."""
+    found: set[int] = set()
+    for _ in range(dice.number(1, 3)):
+        at = dice.number(first, stop - 1)
+        found.update(range(at, min(at + dice.number(1, 12), stop)))
+    return runs_of(found)
+
+
+class Both:
+    """The ledger and the model, each step done to both; and the subscriber that folds what is told."""
+
+    def __init__(self, dice: Dice) -> None:
+        origin, behind = dice.one_of([0, 7, CHUNK - 40]), dice.one_of([0, 20])
+        self.now = BASE
         self.policies: dict[str, Policy] = {
-            name: replace(each, floor=origin + each.floor if each.floor is not None else None) for name, each in POLICIES.items()
+            name: replace(each, floor=None if each.floor is None else origin + each.floor) for name, each in POLICIES.items()
         }
         self.ledger = Ledger.create(
-            "t", 0, "b", topic_id=TOPIC_ID, log_start=origin, log_end=origin + gap, policies=self.policies
+            "t", 0, "birth", topic_id=TOPIC_ID, log_start=origin, log_end=origin + behind, policies=self.policies
         )
-        self.naive = NaivePartition(dict(self.policies), origin, origin + gap)
-        self.ledger.log.ever_compacted = self.naive.ever_compacted = compacted
+        self.naive = NaivePartition(dict(self.policies), origin, origin + behind)
+        self.ledger.log.ever_compacted = self.naive.ever_compacted = dice.one_of([None, True, False])
         self.codec, self.stored = StateCodec(0), dict[bytes, bytes]()
         self.asked: list[Candidates] = []
         self.fold = Fold()
         self.complete: dict[str, int] = {}
         self.last: dict[str, Event] = {}
+        self.types: Counter[str] = Counter()
 
-    # --- inputs ---
+    # --- inputs -------------------------------------------------------------------------------------------------------
 
-    @rule(each=kinds(of=CHANGED), start=st.sampled_from([0, 0, 0, 10, 40, 1000]), ahead=st.integers(0, 30), opened=st.integers(0, 10))
-    def read(self, each: list[str], start: int, ahead: int, opened: int) -> None:
-        stop = self.naive.read + len(each)
-        log_start = min(self.naive.origin + start, stop)
-        last_stable = max(stop + ahead - opened, stop)
-        facts: dict[str, Any] = {"start": log_start, "ahead": ahead, "last_stable": last_stable, "topic_id": self.ledger.log.topic_id}
-        said = log_read(self.naive.read, each, now_ms=self.now, **facts)
+    def read(self, dice: Dice) -> None:
+        naive = self.naive
+        each = [kind for _ in range(dice.number(0, 6)) for kind in [dice.one_of(KINDS)] * dice.number(1, 8)]
+        stop, ahead = naive.read + len(each), dice.number(0, 30)
+        start = dice.one_of([*[naive.start] * 12, naive.start + 8, naive.start + 8, stop - 20, stop])
+        log_start, last_stable = max(min(start, stop), 0), stop + dice.number(0, ahead)
+        said = log_read(
+            naive.read, each, now_ms=self.now, start=log_start, ahead=ahead, last_stable=last_stable, topic_id=self.ledger.log.topic_id
+        )
         assert self.ledger.fold_log(said, self.now)
-        self.naive.read_log(each, log_start, stop + ahead, last_stable, self.now)
-        assert not said.next > said.position or not self.ledger.fold_log(said, self.now)
+        assert not each or not self.ledger.fold_log(said, self.now)
+        naive.read_log(each, log_start, stop + ahead, last_stable, self.now)
         self.forget()
 
     def forget(self) -> None:
@@ -71,116 +124,115 @@ class Partition(RuleBasedStateMachine):
         assert log.forgotten <= log.start
         assert all(o < log.forgotten for o in gone)
         for name, sink in naive.sinks.items():
-            said = [edge for edge in (sink.settled, sink.floor, sink.lowest) if edge is not None]
-            assert not said or log.forgotten <= max(said[0], naive.forgotten_below)
+            edges = [edge for edge in (sink.settled, sink.floor, sink.lowest) if edge is not None]
+            assert not edges or log.forgotten <= max(edges[0], naive.forgotten_below)
             assert not [o for first, stop, *_ in naive.gaps(name) for o in range(first, stop) if o in gone]
         naive.forgotten |= gone
         naive.forgotten_below = log.forgotten
 
-    @precondition(lambda self: self.naive.end > self.naive.origin)
-    @rule(data=st.data(), name=st.sampled_from([*NAMES, *NAMES[:2]]), source=st.sampled_from([None, "a"]), claims=st.integers(0, 9))
-    def receive(self, data: st.DataObject, name: str, source: str | None, claims: int) -> None:
-        self.observe(data, name, "received", source, claims)
+    def receive(self, dice: Dice) -> None:
+        self.observe(dice, "received", dice.one_of(["fixed", "first"]))
 
-    @precondition(lambda self: self.naive.end > self.naive.origin)
-    @rule(
-        data=st.data(),
-        name=st.sampled_from([*NAMES, *NAMES[:2]]),
-        status=st.sampled_from(["received", "quarantined", "unobserved", "acknowledged", "acknowledged", "acknowledged"]),
-        source=st.sampled_from([None, "a", "b"]),
-        claims=st.integers(0, 9),
-    )
-    def observe(self, data: st.DataObject, name: str, status: str, source: str | None, claims: int) -> None:
-        runs = data.draw(runs_within(max(self.naive.origin - 5, 0), self.naive.end))
-        claim = data.draw(st.integers(0, self.naive.end)) if claims == 0 else None
-        if claims == 1 and status == "received":
-            runs, claim = (), max(expand(runs)) + 1
+    def catch_up(self, dice: Dice) -> None:
+        """A sink receives most of what there is."""
+        naive = self.naive
+        if naive.end > naive.origin:
+            spared = expand(runs(dice, naive.origin, naive.end)) if dice.number(0, 2) else set()
+            said = runs_of(set(range(naive.origin, naive.end)) - spared)
+            self.say(Observation(dice.one_of(["fixed", "first"]), said, claim=naive.end if dice.number(0, 3) == 0 else None))
+
+    def observe(self, dice: Dice, status: str | None = None, name: str | None = None) -> None:
+        naive = self.naive
+        if naive.end <= naive.origin:
+            return
+        status = status or dice.one_of(["received", "quarantined", "unobserved", "acknowledged", "acknowledged"])
+        said = runs(dice, max(naive.origin - 5, 0), naive.end)
+        claim, undo = None, False
         if status == "acknowledged":
-            runs, claim = ((self.naive.origin, self.naive.end),) if claims > 4 else runs, None
-        undo = status == "acknowledged" and claims % 2 == 1
-        sequence = None if source is None else (source, data.draw(st.integers(0, 12)))
-        said = Observation(
-            name,
-            runs,
-            Status(status),
-            claim,
-            "because" if status != "received" else None,
-            source=sequence[0] if sequence else None,
-            sequence=sequence[1] if sequence else None,
-            undo=undo,
+            undo = dice.one_of([True, False])
+            said = dice.one_of([said, ((naive.origin, naive.end),)])
+        elif dice.number(0, 9) == 0:
+            claim = dice.number(0, naive.end)
+            said = dice.one_of([said, ()]) if status == "received" else said
+        source = dice.one_of([None, "a", "b"])
+        self.say(
+            Observation(
+                name or dice.one_of([*NAMES, *NAMES[:2]]),
+                said,
+                Status(status),
+                claim,
+                reason=None if status == "received" else "because",
+                source=source,
+                sequence=None if source is None else dice.number(0, 40),
+                undo=undo,
+            )
         )
+
+    def say(self, said: Observation) -> None:
         assert not self.ledger.beyond_end(said)
         position = self.ledger.observed_to
-        taken = ObservationRead(position, position + 2, self.now + SKEW, b"")
-        assert self.ledger.observe(taken, said, self.now)
-        assert not self.ledger.observe(taken, said, self.now)
-        self.naive.observe(name, status, expand(runs), claim, sequence, undo, self.now + SKEW, self.now)
+        record = ObservationRead(position, position + 2, self.now + SKEW, b"")
+        assert self.ledger.observe(record, said, self.now)
+        assert not self.ledger.observe(record, said, self.now)
+        self.naive.observe(said, self.now + SKEW, self.now)
 
-    @precondition(lambda self: self.naive.sinks and self.naive.read > self.naive.origin)
-    @rule(data=st.data())
-    def vanish(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(sorted(self.naive.sinks)))
-        runs = data.draw(runs_within(self.naive.origin, self.naive.read))
-        gone = [o for o in expand(runs) if not self.naive.is_absent(o)]
-        self.ledger.vanish(name, self.offsets(gone), self.now)
-        self.naive.vanish(name, gone)
+    def vanish(self, dice: Dice) -> None:
+        naive = self.naive
+        if naive.read > naive.origin:
+            name = dice.one_of(sorted(naive.sinks))
+            gone = [o for o in expand(runs(dice, naive.origin, naive.read)) if not naive.is_absent(o)]
+            self.ledger.vanish(name, OffsetSet(runs_of(gone)), self.now)
+            naive.vanish(name, gone)
 
-    def offsets(self, offsets: list[int]) -> OffsetSet:
-        return OffsetSet(runs_of(offsets))
+    # --- time and verdicts --------------------------------------------------------------------------------------------
 
-    # --- time and verdicts ---
+    def wait(self, dice: Dice) -> None:
+        self.pass_time(dice.number(1, 5) * TICK, heard=dice.one_of([True, False]))
 
-    @rule(ticks=st.sampled_from([1, 2, 4, 5]), heard=st.booleans())
-    def wait(self, ticks: int, heard: bool) -> None:
-        self.now += ticks * TICK
+    def pass_time(self, ms: int, *, heard: bool) -> None:
+        self.now += ms
         if heard:
             self.ledger.heard_to_end(self.now)
             self.naive.heard_ms = self.now
 
-    @rule()
-    def ask(self) -> None:
+    def ask(self, _: Dice) -> None:
         """What needs a look: a step per sink, of all that lacks and nothing else."""
         steps = {step.sink: step for step in self.ledger.candidates()}
         for name in list(self.naive.sinks):
-            wanted = self.naive.due(name)
-            step = steps.pop(name, None)
+            wanted, step = self.naive.due(name), steps.pop(name, None)
             if wanted is None:
-                assert step is None
+                assert step is None, f"{name}: nothing is due"
                 continue
             stop, lacking = wanted
-            assert step is not None
+            assert step is not None, f"{name}: {lacking} is due"
             assert step.stop <= stop
             assert step.runs == runs_of(o for o in lacking if o < step.stop)
             self.asked.append(step)
         assert not steps
 
-    @rule(data=st.data(), partly=st.booleans(), start=st.sampled_from([0, 0, 20]))
-    def verdict(self, data: st.DataObject, partly: bool, start: int) -> None:
+    def verdict(self, dice: Dice) -> None:
         """Grace passes, and what is due is looked at."""
-        self.wait(5, heard=True)
-        self.ask()
+        self.pass_time(5 * TICK, heard=True)
+        self.ask(dice)
         while self.asked:
-            self.answer(data, partly, start)
+            self.answer(dice)
 
-    @precondition(lambda self: self.asked)
-    @rule(data=st.data(), partly=st.booleans(), start=st.sampled_from([0, 0, 20]))
-    def answer(self, data: st.DataObject, partly: bool, start: int) -> None:
+    def answer(self, dice: Dice) -> None:
         """A look comes back, perhaps late, perhaps twice."""
-        step = data.draw(st.sampled_from(self.asked))
-        if data.draw(st.booleans()):
+        if not self.asked:
+            return
+        step = dice.one_of(self.asked)
+        if dice.number(0, 3):
             self.asked.remove(step)
-        offsets = sorted(expand(step.runs))
-        found = dict(zip(offsets, data.draw(st.lists(st.sampled_from(FOUND), min_size=len(offsets), max_size=len(offsets))), strict=True))
-        upto = data.draw(st.integers(step.runs[0][0], step.stop)) if partly else step.stop + 5
-        saw = Saw(upto, self.naive.origin + start, {o: what for o, what in found.items() if o < upto and o >= self.naive.origin + start})
-        named = {what: runs_of(o for o, each in saw.found.items() if each == what) for what in FOUND}
-        times = {o: BASE for o, what in saw.found.items() if what == "there"}
-        look = Look(upto, saw.log_start, named["hole"], named["unreadable"], named["tombstone"], times)
-        self.ledger.settle(step, look, self.now)
-        self.naive.judge(step.sink, step.stop, step.epoch, offsets, saw)
+        offsets, start = sorted(expand(step.runs)), dice.one_of([0, 0, step.runs[0][0] + 3])
+        upto = dice.one_of([step.stop + 5, step.stop, dice.number(step.runs[0][0], step.stop)])
+        found = {o: dice.one_of(FOUND) for o in offsets if start <= o < upto}
+        named = {what: runs_of(o for o, each in found.items() if each == what) for what in FOUND}
+        times = {o: BASE for o, what in found.items() if what == "there"}
+        self.ledger.settle(step, Look(upto, start, named["hole"], named["unreadable"], named["tombstone"], times), self.now)
+        self.naive.judge(step.sink, step.stop, step.epoch, offsets, Saw(upto, start, found))
 
-    @rule()
-    def evaluate(self) -> None:
+    def evaluate(self, _: Dice) -> None:
         self.ledger.evaluate(self.now)
         self.naive.evaluate(self.now)
         for name in self.naive.sinks:
@@ -190,41 +242,32 @@ class Partition(RuleBasedStateMachine):
                 self.complete[name] = through
                 assert not self.naive.overdue(name, through), f"{name} is complete through {through - BASE}"
 
-    # --- what changes under it ---
+    # --- what changes under it ----------------------------------------------------------------------------------------
 
-    @precondition(lambda self: self.naive.read > self.naive.origin)
-    @rule(data=st.data(), what=st.sampled_from(["truncate", "configure", "truncate", "configure", "recreate"]), really=st.integers(0, 2))
-    def disturb(self, data: st.DataObject, what: str, really: int) -> None:
-        if really:
-            self.evaluate()
-        elif what == "truncate":
-            self.truncate(data.draw(st.integers(0, 40)))
-        elif what == "recreate":
-            self.recreate(data.draw(st.sampled_from([0, 0, 5])), data.draw(st.integers(0, 9)))
-        else:
-            self.configure(data.draw(st.sampled_from(NAMES)), data.draw(st.booleans()))
-
-    def truncate(self, back: int) -> None:
-        offset = max(self.naive.read - back, 0)
+    def truncate(self, dice: Dice) -> None:
+        offset = max(self.naive.read - dice.number(0, 40), 0)
         self.ledger.truncate(offset, self.now)
         self.naive.truncate(offset)
 
-    def recreate(self, start: int, behind: int) -> None:
-        self.ledger.recreate((self.naive.epoch + 1).to_bytes(16, "big"), start, start + behind, self.now)
+    def recreate(self, dice: Dice) -> None:
+        start = dice.one_of([0, 0, 5])
+        end = start + dice.number(0, 9)
+        self.ledger.recreate((self.naive.epoch + 1).to_bytes(16, "big"), start, end, self.now)
         self.ledger.configure(self.naive.policies, self.now)
-        self.naive.recreate(start, start + behind)
+        self.naive.recreate(start, end)
         self.complete = {}
 
-    def configure(self, name: str, kept: bool) -> None:
+    def configure(self, dice: Dice) -> None:
         known = {**self.policies, "stranger": policy("stranger", floor=None)}
-        policies = {each: known[each] for each in known if (kept if each == name else each in self.naive.policies)}
+        chosen, kept = dice.one_of(NAMES), dice.one_of([True, False])
+        policies = {name: known[name] for name in known if (kept if name == chosen else name in self.naive.policies)}
         self.ledger.configure(policies, self.now)
         self.naive.configure(policies)
 
-    @rule(force=st.booleans(), reload=st.booleans())
-    def flush(self, force: bool, reload: bool) -> None:
+    def flush(self, dice: Dice) -> None:
         """What changed is written; perhaps another worker takes over from what is written."""
-        for key, value in self.codec.changes(self.ledger, force=force or reload):
+        reload = dice.one_of([True, False])
+        for key, value in self.codec.changes(self.ledger, force=reload):
             if value is None:
                 del self.stored[key]
             else:
@@ -240,9 +283,12 @@ class Partition(RuleBasedStateMachine):
         self.ledger.begin(self.now)
         self.naive.begin(self.now)
 
-    # --- both say the same ---
+    # --- both say the same --------------------------------------------------------------------------------------------
 
-    @invariant()
+    def compare(self) -> None:
+        self.tells_the_same()
+        self.holds_the_same()
+
     def tells_the_same(self) -> None:
         events, told = self.ledger.take_events(), Counter(self.naive.told)
         self.naive.told = []
@@ -250,31 +296,33 @@ class Partition(RuleBasedStateMachine):
         for event in events:
             self.fold.take(as_json(event, "gapstream://test"))
             self.last[event.sink] = event
+            self.types[f"{event.type} {event.cause or ''}".strip()] += 1
         for name in [LOG_SINK, *self.naive.sinks]:
             gaps = self.naive.gaps(name)
-            open_count = sum(count for _, _, count, _ in gaps)
+            missing = sum(count for _, _, count, _ in gaps)
             configured = name == LOG_SINK or self.naive.sinks[name].policy.configured
-            assert sum(map(len, self.fold.causes(f"t/0/{name}").values())) == (open_count if configured else 0)
+            assert sum(map(len, self.fold.causes(f"t/0/{name}").values())) == (missing if configured else 0)
             if any(event.sink == name for event in events):
-                assert (self.last[name].open_count, self.last[name].open_gaps) == ((open_count, len(gaps)) if configured else (0, 0))
+                assert (self.last[name].open_count, self.last[name].open_gaps) == ((missing, len(gaps)) if configured else (0, 0))
 
-    @invariant()
     def holds_the_same(self) -> None:
         assert set(self.ledger.sinks) == {LOG_SINK, *self.naive.sinks}
         log, naive = self.ledger.log, self.naive
         assert (log.origin, log.start, log.read, log.end, log.bound) == (naive.origin, naive.start, naive.read, naive.end, naive.bound)
-        counted = {kind: naive.counts.get(kind, 0) for kind in ("transaction_marker", "aborted", "compacted")}
-        assert {cause: count for cause, count in log.absent_counts.items() if count} == {kind: n for kind, n in counted.items() if n}
+        absent = {kind: naive.counts[kind] for kind in ("transaction_marker", "aborted", "compacted") if kind in naive.counts}
+        assert {str(cause): count for cause, count in log.absent_counts.items() if count} == absent
         assert log.records == sum(naive.counts.get(kind, 0) for kind in ("record", "unreadable"))
         assert expand(self.ledger.sinks[LOG_SINK].open[Cause.LOG_HOLE]) == set(naive.holes())
         rows = {row.sink: row for row in report.rows(self.ledger, self.now)}
         for name, sink in naive.sinks.items():
             self.same_sink(self.ledger.sinks[name], sink)
-            missing = sum(count for _, _, count, _ in naive.gaps(name))
-            assert rows[name].missing == (missing if sink.heard else None)
-            assert rows[name].gaps == (len(naive.gaps(name)) if sink.heard else None)
-            assert rows[name].observed == (sink.observed if sink.heard else None)
-            self.same_gaps(self.ledger.sinks[name], name)
+            gaps, row = naive.gaps(name), rows[name]
+            shown = (sum(count for _, _, count, _ in gaps), len(gaps), sink.observed, sink.duplicates)
+            assert (row.missing, row.gaps, row.observed, row.duplicates) == (shown if sink.heard else (None,) * 4)
+            listed = report.gaps(self.ledger, self.ledger.sinks[name])
+            assert sorted((gap.first, gap.stop, gap.count, gap.cause) for gap in listed) == gaps
+            if sink.policy.configured:
+                assert all(gap.opened_at_ms is not None and gap.sequence is not None for gap in listed)
 
     def same_sink(self, real: SinkState, sink: NaiveSink) -> None:
         assert (real.floor, real.settled, real.horizon, real.heard) == (sink.floor, sink.settled, sink.horizon, sink.heard)
@@ -290,14 +338,8 @@ class Partition(RuleBasedStateMachine):
             else:
                 expected.setdefault(offset, State.IN_FLIGHT)
         assert states_of(self.ledger, real) == expected
-        by_reason = {reason: len([o for o in sink.states.values() if o is state]) for state, reason in EXPLAINED.items()}
-        assert {reason: offsets.count for reason, offsets in real.explained.items()} == by_reason
-
-    def same_gaps(self, real: SinkState, name: str) -> None:
-        listed = report.gaps(self.ledger, real)
-        assert sorted((gap.first, gap.stop, gap.count, gap.cause) for gap in listed) == self.naive.gaps(name)
-        if real.policy.configured:
-            assert all(gap.opened_at_ms is not None and gap.sequence is not None for gap in listed)
+        by_reason = {reason: len(sink.open(state)) for state, reason in EXPLAINED.items()}
+        assert {str(reason): offsets.count for reason, offsets in real.explained.items()} == by_reason
 
 
 def as_told(event: Event) -> Told:
@@ -305,9 +347,77 @@ def as_told(event: Event) -> Told:
     return str(event.type), event.sink, None if event.cause is None else str(event.cause), frozenset(expand(event.ranges))
 
 
-def test_the_model_knows_every_cause_and_reason() -> None:
-    assert {*OPEN.values(), "log_hole"} == set(map(str, Cause))
+class Machine(RuleBasedStateMachine):
+    """Both, driven by hypothesis."""
+
+    @initialize(data=st.data())
+    def begin(self, data: st.DataObject) -> None:
+        self.both = Both(Drawn(data))
+
+    @rule(data=st.data())
+    def input(self, data: st.DataObject) -> None:
+        self.step(data, [self.both.read, self.both.receive, self.both.catch_up, self.both.observe])
+
+    @rule(data=st.data())
+    def judge(self, data: st.DataObject) -> None:
+        self.step(data, [self.both.verdict, self.both.wait, self.both.ask, self.both.answer, self.both.evaluate])
+
+    @rule(data=st.data())
+    def disturb(self, data: st.DataObject) -> None:
+        both = self.both
+        self.step(data, [both.flush, both.vanish, both.truncate, both.configure, both.recreate])
+
+    def step(self, data: st.DataObject, steps: list[Callable[[Dice], None]]) -> None:
+        dice = Drawn(data)
+        dice.one_of(steps)(dice)
+        self.both.compare()
+
+
+WEIGHTS: dict[Callable[[Both, Dice], None], int] = {
+    Both.read: 20,
+    Both.receive: 16,
+    Both.catch_up: 6,
+    Both.observe: 18,
+    Both.vanish: 4,
+    Both.verdict: 14,
+    Both.wait: 8,
+    Both.ask: 4,
+    Both.answer: 4,
+    Both.evaluate: 8,
+    Both.flush: 6,
+    Both.truncate: 2,
+    Both.configure: 2,
+}
+
+
+def run(seed: int, steps: int) -> Counter[str]:
+    """One random life of a partition; how often each type of event was told."""
+    dice = Rolled(random.Random(seed))
+    both = Both(dice)
+    for _ in range(steps):
+        rarely = dice.number(0, 199) == 0
+        step = Both.recreate if rarely else dice.random.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+        step(both, dice)
+        both.compare()
+    return both.types
 
 
 def test_ledger_equals_the_naive_model() -> None:
-    run_state_machine_as_test(Partition, settings=settings(max_examples=120, stateful_step_count=40))
+    run_state_machine_as_test(Machine, settings=settings(max_examples=60, stateful_step_count=30))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_ledger_equals_the_naive_model_in_long_lives(seed: int, request: pytest.FixtureRequest) -> None:
+    drawn = int(request.config.getoption("--hypothesis-seed")) + seed
+    print(f"run({drawn}, 120)")  # pytest shows it where the test fails
+    run(drawn, 120)
+
+
+def test_lives_tell_every_event() -> None:
+    """The comparison proves nothing of what never happens in it."""
+    told = sum((run(seed, 100) for seed in range(8)), Counter[str]())
+    causes = ("not_received", "expired", "vanished", "unreadable")
+    wanted = {f"{kind} {cause}" for kind in ("gap.opened", "gap.filled", "gap.explained", "gap.acknowledged") for cause in causes}
+    wanted |= {"gap.expired expired", "gap.opened log_hole", "gap.explained log_hole", "gap.explained", "gap.acknowledged"}
+    wanted |= {"duplicate.detected", "log.unread", "log.unreadable", "log.truncated", "log.recreated", "sink.removed"}
+    assert wanted <= set(told)

@@ -92,6 +92,12 @@ def test_full_batches_become_one_run() -> None:
     assert (got.markers, got.aborted, got.holes, got.unreadable, got.damage, got.needed) == ([], [], [], [], None, 0)
 
 
+def test_epochs_are_told_with_their_beginnings() -> None:
+    log = batch(0, 9, epoch=1) + batch(10, 19, epoch=1) + emptied(20, 22, epoch=3) + batch(23, 29, epoch=3) + batch(30, 39, epoch=4)
+    got = parse(log)
+    assert (got.epochs, got.epoch) == ([(1, 0), (3, 20), (4, 30)], 4)
+
+
 def test_nothing_is_nothing() -> None:
     got = parse(b"", position=17)
     assert (got.next, got.records, got.epoch, got.min_timestamp, got.max_timestamp) == (17, [], -1, None, None)

@@ -46,6 +46,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "BELIEVE_S", 0.2)
     monkeypatch.setattr(reader, "RETRY_S", (0.02, 0.1))
     monkeypatch.setattr(reader, "HOPELESS_S", 0.1)
+    monkeypatch.setattr(reader, "IDS_S", 0.2)
     monkeypatch.setattr(lane, "STUCK_AFTER_S", 0.3)
     monkeypatch.setattr(lane, "RETRY_S", (0.01, 0.05))
 
@@ -153,6 +154,23 @@ async def test_an_end_is_told_again_when_it_changes_and_every_second(cluster: Fa
         await owner.until(lambda: owner.reads["orders", 0][-1].log_start == 4)
         assert asyncio.get_running_loop().time() - begun < 3.0
         assert all((one.position, one.next, one.size) == (10, 10, 0) for one in owner.reads["orders", 0][1:])
+
+
+async def test_an_end_that_lags_behind_the_position_is_not_an_end_that_was_read(cluster: FakeCluster) -> None:
+    log = FakeLog(batches(0, 30))
+    cluster.add("orders", log)
+    async with reading(cluster, max_wait_ms=10) as owner:
+        owner.assign("orders", 0, 0)
+        await owner.read_to(30)
+        # A new leader answers so until its high watermark has caught up; the real one has the records all the time.
+        cluster.tamper = lambda asked, answer: answer.replace((30).to_bytes(8, "big"), (20).to_bytes(8, "big"))
+        seen, asked = len(owner.reads["orders", 0]), len(cluster.requests(FETCH))
+        await cluster.until_asked(FETCH, asked + 20)
+        cluster.tamper = lambda asked, answer: answer
+        log.start = 1
+        await owner.until(lambda: owner.reads["orders", 0][-1].log_start == 1)
+    assert all(one.high_watermark == 30 for one in owner.reads["orders", 0][seen:])
+    assert owner.troubles == []
 
 
 async def test_large_answers_are_read_ahead(cluster: FakeCluster) -> None:
@@ -297,6 +315,17 @@ async def test_start_and_stop(cluster: FakeCluster) -> None:
     await made.stop()
     with pytest.raises(RuntimeError, match="stopped"):
         await waiting
+    await made.stop()
+    await made.start()
+    made.assign("orders", 0, 50, isolation=COMMITTED, check_crcs=True)
+    await made.wait()
+    assert made.take()["orders", 0].records == ((50, 100),)
+    await made.stop()
+
+
+def test_a_wait_longer_than_the_patience_with_a_broker() -> None:
+    with pytest.raises(ValueError, match="below the request timeout"):
+        LogReader(KafkaSettings((("h", 1),), request_timeout_ms=500), client_id="test", max_wait_ms=500)
 
 
 async def test_a_defect_is_raised_to_the_owner_not_swallowed(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -600,6 +629,19 @@ async def test_a_truncation_is_told_by_the_epoch_when_the_log_has_grown_again(cl
         assert (await owner.read_to(90)).records == ((30, 90),)
 
 
+async def test_a_truncation_is_told_from_where_our_epochs_part(cluster: FakeCluster) -> None:
+    """Two unclean elections: the leader's epoch 1 goes on where ours had ended."""
+    log = FakeLog([*batches(0, 30, epoch=1), *batches(30, 50, epoch=2)], epoch=2)
+    cluster.add("orders", log)
+    async with reading(cluster, max_wait_ms=10) as owner:
+        owner.assign("orders", 0, 0)
+        await owner.read_to(50)
+        log.batches = [*batches(0, 40, epoch=1), *batches(40, 90, epoch=3)]
+        log.epoch, log.epoch_ends = 3, {2: (1, 40)}
+        cut = await owner.trouble(TroubleKind.TRUNCATED)
+        assert (cut.position, cut.end_offset, cut.leader_epoch) == (50, 30, 1)
+
+
 async def test_a_truncation_before_the_start_is_told_by_the_epoch_that_was_kept(cluster: FakeCluster) -> None:
     cluster.add("orders", FakeLog([*batches(0, 30, epoch=1), *batches(30, 90, epoch=4)], epoch=4, epoch_ends={3: (1, 30)}))
     async with reading(cluster) as owner:
@@ -640,8 +682,6 @@ async def test_a_topic_made_anew_is_told_with_its_new_id(cluster: FakeCluster, v
         await owner.read_to(50)
         # Longer than the old one, so that no offset is out of range.
         cluster.add("orders", FakeLog(batches(0, 200)), topic_id=NEW_ID)
-        if version < 13:
-            log.faults, cluster.topics["orders"].logs[0].faults = [], [6]  # only a look at metadata can tell
         anew = await owner.trouble(TroubleKind.RECREATED)
         assert (anew.topic_id, anew.position) == (NEW_ID, 50)
         assert owner.reads["orders", 0][-1].next == 50
@@ -745,6 +785,14 @@ async def test_questions_of_one_moment_travel_together(cluster: FakeCluster) -> 
         for name in names:
             await owner.read_to(10, name)
     assert len(cluster.requests(METADATA)) == 1
+
+
+async def test_many_questions_at_once(cluster: FakeCluster) -> None:
+    cluster.add("orders", *(FakeLog(batches(0, 10 * index + 10)) for index in range(40)))
+    async with reading(cluster) as owner:
+        ends = await asyncio.gather(*(owner.reader.ends("orders", index) for index in range(40)))
+    assert [one.high_watermark for one in ends] == list(range(10, 401, 10))
+    assert len({one.connection for one in cluster.asked}) == 1
 
 
 async def test_ends_that_can_not_be_told_in_time(cluster: FakeCluster) -> None:

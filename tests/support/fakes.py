@@ -105,6 +105,7 @@ class ScriptedPort:
     async def look(self, topic: str, partition: int, topic_id: bytes, runs: Runs) -> Look:
         """As scripted."""
         self._note("look", topic, partition, topic_id, runs)
+        await asyncio.sleep(0)
         found = self.looking(runs)
         if isinstance(found, BaseException):
             raise found

@@ -129,7 +129,7 @@ class Rig:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.bootstrap, self.app_id = folder, bootstrap, app_id
         self.config = folder / "gapstream.yaml"
-        app = {"id": app_id, "session_timeout": "6s", "standby_replicas": 0, **sections.pop("app", {})}
+        app = {"id": app_id, "session_timeout": "6s", **sections.pop("app", {})}
         self.config.write_text(yaml.safe_dump({"kafka": {"bootstrap.servers": bootstrap}, "app": app, "topics": dict(topics), **sections}))
         self.workers: list[Worker] = []
 
