@@ -62,7 +62,7 @@ def put(values: Any, path: tuple[Any, ...], junk: Any) -> None:
         values[path[-1]] = copy.deepcopy(junk)
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.sampled_from(PATHS), st.sampled_from(JUNK)), min_size=1, max_size=6))
 def test_junk_anywhere(tmp_path_factory: Any, changes: list[tuple[tuple[Any, ...], Any]]) -> None:
     values = copy.deepcopy(REFERENCE)
@@ -82,7 +82,7 @@ def test_junk_anywhere(tmp_path_factory: Any, changes: list[tuple[tuple[Any, ...
     assert not any("is no setting here" in str(fault) for fault in again.faults)
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(
     st.dictionaries(
         st.sampled_from([f"GAPSTREAM__{'__'.join(map(str, path))}".upper() for path in PATHS]),
@@ -95,7 +95,7 @@ def test_junk_in_the_environment(environ: dict[str, str]) -> None:
     assert not any("\n" in str(fault) for fault in settled.faults)
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(

@@ -45,7 +45,7 @@ def command(config: Config, log_level: str, log_format: str) -> None:
 
         async def main() -> int:
             existing = await find_patterns(config)
-            return await run(create_app(config, existing))
+            return 0 if existing is None else await run(create_app(config, existing))
 
         status = asyncio.run(main())
     raise SystemExit(status)

@@ -63,6 +63,8 @@ def explain(error: Mapping[str, Any], path: Keys, root: Shape, values: Any) -> s
         return f"must be {word} {_bound(bound, path, values)}"
     if kind == "value_error":
         return str(given["error"])
+    if kind == "string_type" and not isinstance(error["input"], int | float):
+        return "must be text"
     return _PHRASES.get(kind) or _plain(error["msg"])
 
 

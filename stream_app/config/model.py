@@ -20,6 +20,7 @@ from stream_app.config.values import (
     NameOrPattern,
     Secret,
     Section,
+    Whole,
     compile_pattern,
     is_pattern,
     legal_name,
@@ -73,6 +74,14 @@ def _read_digest(text: str) -> str:
     return text.lower()
 
 
+def _read_replicas(count: int) -> int:
+    if count != -1 and not 1 <= count <= 32_767:
+        msg = "must be -1, which is the broker's default, or 1 and more"
+        raise ValueError(msg)
+    return count
+
+
+Replicas = Annotated[Whole, AfterValidator(_read_replicas)]
 TopicKey = Annotated[str, AfterValidator(_read_topic_key)]
 SinkName = Annotated[str, AfterValidator(_read_sink_name)]
 LabelName = Annotated[str, AfterValidator(_read_label)]
@@ -82,7 +91,7 @@ Digest = Annotated[str, AfterValidator(_read_digest)]
 class AlertsTopic(Section):
     """The topic that events are written to."""
 
-    partitions: int = Field(6, ge=1, le=10_000)
+    partitions: Whole = Field(6, ge=1, le=10_000)
     """Fixed when the topic is created."""
     retention: Duration = Field(30 * 86_400_000, ge=60_000)
 
@@ -98,7 +107,7 @@ class InternalTopics(Section):
 
     create: bool = True
     """False: they are created by somebody else; what is missing is said."""
-    replication_factor: int = Field(-1, ge=-1, le=32_767)
+    replication_factor: Replicas = -1
     """-1: the broker's default."""
     alerts: AlertsTopic = AlertsTopic()
     observations: ObservationsTopics = ObservationsTopics()
@@ -114,7 +123,7 @@ class App(Section):
     session_timeout: Duration = Field(10_000, ge=SESSION_TIMEOUT_MIN_MS, le=SESSION_TIMEOUT_MAX_MS)
     """A worker that is silent for so long loses its partitions; a restart within it keeps them."""
     state_dir: str = Field("./gapstream-data", min_length=1)
-    standby_replicas: int = Field(1, ge=0, le=32)
+    standby_replicas: Whole = Field(1, ge=0, le=32)
     unknown_after: Duration = Field(300_000, ge=1_000)
     """Checks or reports that fail for so long make a sink unknown."""
     forget_after: Duration = 7 * 86_400_000
@@ -166,7 +175,7 @@ class Http(Section):
     """Where a worker answers."""
 
     host: str = Field("127.0.0.1", min_length=1)
-    port: int = Field(6066, ge=0, le=65_535)
+    port: Whole = Field(6066, ge=0, le=65_535)
     """0: any free port; then app.instance must be given."""
     tls: Tls | None = None
     tokens: tuple[Token, ...] = ()

@@ -177,6 +177,15 @@ def _filled(text: str) -> str:
     return text
 
 
+def _no_flag(value: Any) -> Any:
+    if isinstance(value, bool):
+        msg = "must be a whole number"
+        raise ValueError(msg)  # Python would take true for 1
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_flag)]
+"""A whole number."""
 Text = Annotated[str, AfterValidator(_filled)]
 """Text that is not empty."""
 Name = Annotated[str, AfterValidator(read_name)]

@@ -150,7 +150,7 @@ class StateCodec:
         self._put_sets(out, self._key(topic_id, _LOG_SET), _log_sets(ledger.log))
         for name, sink in ledger.sinks.items():
             self._put(out, self._key(topic_id, _SINK, name), msgspec.msgpack.encode(_sink_head(sink)))
-            gaps = msgspec.msgpack.encode(_sink_gaps(sink)) if sink.openings else None
+            gaps = msgspec.msgpack.encode(_sink_gaps(sink)) if sink.openings or sink.stamps else None
             self._put(out, self._key(topic_id, _SINK_GAPS, name), gaps)
             self._put_sets(out, self._key(topic_id, _SINK_SET, name), _sink_sets(sink))
         read_ms = ledger.log.end_read_ms or 0

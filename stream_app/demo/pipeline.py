@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from gapstream_sidecar import Sidecar
+from stream_app import Sidecar
 from stream_app.demo.broker import CALL_SECONDS, SILENT
 from stream_app.demo.injector import Injected, Injector, Report, Step
 from stream_app.demo.lines import Outlet, listen

@@ -350,16 +350,18 @@ def _tls(usable: Mapping[str, str], wrong: set[str]) -> Iterator[Problem]:
         return
     if wrong & {name for name, one in PROPERTIES.items() if one.only == "SSL"} or (pair[0] in usable) != (pair[1] in usable):
         return  # the files are tried only where nothing is wrong with what names them
-    trust = {name: value for name, value in usable.items() if name not in pair}
-    try:
-        make_ssl_context(trust)
-    except OSError as error:  # ssl.SSLError is one
-        yield "ssl.ca.pem" if "ssl.ca.pem" in usable else "ssl.ca.location", f"holds no certificates in PEM ({_reason(error)})"
-        return
-    try:
-        make_ssl_context(usable)
-    except OSError as error:
-        yield "ssl.key.location", f"can't be used with ssl.certificate.location and ssl.key.password ({_reason(error)})"
+    for authority in ("ssl.ca.location", "ssl.ca.pem"):
+        if authority in usable:
+            try:
+                make_ssl_context({authority: usable[authority]})
+            except OSError as error:  # ssl.SSLError is one
+                yield authority, f"holds no certificates in PEM ({_reason(error)})"
+                return
+    if pair[0] in usable:
+        try:
+            make_ssl_context(usable)
+        except OSError as error:
+            yield "ssl.key.location", f"can't be used with ssl.certificate.location and ssl.key.password ({_reason(error)})"
 
 
 def _reason(error: OSError) -> str:

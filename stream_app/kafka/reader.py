@@ -311,7 +311,10 @@ class LogReader:
         return Trouble(TroubleKind.RECREATED, part.topic, part.partition, message, position=part.position, topic_id=topic.topic_id)
 
     async def _watch_ids(self) -> None:
-        """Brokers that fetch by name only can't say that a topic was made anew: then metadata is looked at now and then."""
+        """Brokers that fetch by name only can't say that a topic was made anew: then metadata is looked at now and then.
+
+        What was read in between belongs to the new one. Kafka before 2.8 has no ids at all: there nothing can tell.
+        """
         while True:
             await asyncio.sleep(IDS_S)
             parts = [part for lane in self._lanes.values() if lane.by_name for part in lane.parts]

@@ -42,14 +42,11 @@ def decode_batch(batch: memoryview, count: int, base: int, attributes: int, base
     """
     try:
         # Three times as fast as the decoder below. Whatever it stumbles over, the other one decides.
-        records = [(one.offset, one.timestamp, one.value is None) for one in DefaultRecordBatch(bytes(batch))]
+        return [(one.offset, one.timestamp, one.value is None) for one in DefaultRecordBatch(bytes(batch))]
     except Exception:
         codec = attributes & CODEC_MASK
         data = _decompress(codec, batch[HEADER_SIZE:]) if codec else bytes(batch[HEADER_SIZE:])
         return _decode_leniently(data, count, base, base_timestamp, max_timestamp if attributes & LOG_APPEND_TIME else None)
-    if len(records) != count:
-        raise UndecodableError(f"the batch holds {len(records)} records where its header says {count}")
-    return records
 
 
 def _decode_leniently(data: bytes, count: int, base: int, base_timestamp: int, append_time: int | None) -> list[Record]:

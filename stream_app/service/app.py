@@ -22,7 +22,7 @@ from stream_app.kafka.names import TopicNames
 from stream_app.kafka.reader import LogReader
 from stream_app.kafka.store import StateTable
 from stream_app.kafka.topics import Topics, TopicsUnavailable
-from stream_app.kafka.trouble import HALTS
+from stream_app.kafka.trouble import HALTS, TroubleKind
 from stream_app.service.agents import add_agents
 from stream_app.service.backend import Backend
 from stream_app.service.metrics import Counters, Metrics
@@ -39,6 +39,8 @@ from stream_app.web.server import install, ssl_context
 
 log = structlog.get_logger("gapstream")
 
+OF_BROKERS = frozenset({TroubleKind.UNREACHABLE, TroubleKind.REFUSED, TroubleKind.UNSUPPORTED, TroubleKind.NO_LEADER})
+"""Troubles that every partition of a broker has at once: one line for all of them."""
 RETRY_SECONDS = 2.0
 TROUBLE_SECONDS = 0.5
 WATCH_TOPICS_SECONDS = 5.0
@@ -103,8 +105,8 @@ class ClusterService(Service):
         self.partitions: dict[str, int] = {}
         """Watched topics that exist -> partitions."""
         self.cluster_id = "unknown"
-        self._status = StatusReader(plan.aiokafka, plan.app_id, app.view)
-        self._life = Life(plan.aiokafka, plan.app_id, self.sign_of_life)
+        self._status = StatusReader(plan.aiokafka, plan.app_id, app.view, app.telemetry)
+        self._life = Life(plan.aiokafka, plan.app_id, self.sign_of_life, app.telemetry)
 
     async def on_start(self) -> None:
         """Until brokers answer and the internal topics exist."""
@@ -157,6 +159,8 @@ class ClusterService(Service):
                 owner = self._app.owners.owner(trouble.topic, trouble.partition)
                 if trouble.kind in HALTS and owner is not None:
                     owner.halted(trouble)
+                elif trouble.kind in OF_BROKERS:
+                    self._app.telemetry.trouble(f"reading logs: {trouble.kind}", reason=trouble.message)
                 else:
                     self._app.telemetry.trouble("reading a log", topic=trouble.topic, partition=trouble.partition, reason=trouble.message)
 

@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import shutil
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,8 +27,10 @@ from stream_app.service.telemetry import Telemetry
 
 log = structlog.get_logger("gapstream")
 
-STOP_SECONDS = 9.0
-"""A stop takes no longer: orchestrators kill after ten."""
+STOP_SECONDS = 8.0
+"""Services have so long to stop: orchestrators kill after ten."""
+LEAVE_SECONDS = 9.5
+"""After that the process ends whatever still hangs: threads of libraries wait for brokers that are away."""
 CLEAN_HOURS = 12
 """A copy of the state that was away for longer is read from the changelog again: deletions there are kept for seven days only."""
 
@@ -100,28 +104,60 @@ def check_port(host: str, port: int) -> None:
             raise PortInUseError(f"http.port: {host}:{port} can't be used ({exc.strerror}); name another port") from exc
 
 
-async def find_patterns(config: Config) -> list[str]:
-    """Topics of the cluster, where the configuration has patterns to be resolved; waits for brokers to answer."""
+def leave_in_time(status: int) -> None:
+    """End the process after :data:`LEAVE_SECONDS` at the latest. The state folder is not clean then; the changelog is."""
+
+    def leave() -> None:
+        log.warning("not everything ended in time; state is safe in the changelog")
+        logging.shutdown()
+        os._exit(status)
+
+    timer = threading.Timer(LEAVE_SECONDS, leave)
+    timer.daemon = True
+    timer.start()
+
+
+def _until_signal() -> asyncio.Event:
+    """Set by SIGTERM and SIGINT, which also start the time that is left."""
+    asked = asyncio.Event()
+
+    def ask() -> None:
+        if not asked.is_set():
+            leave_in_time(0)
+        asked.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ask)
+    return asked
+
+
+async def find_patterns(config: Config) -> list[str] | None:
+    """Topics of the cluster, where the configuration has patterns to be resolved; waits for brokers to answer.
+
+    None: a signal asked to stop meanwhile.
+    """
     if not config.patterns():
         return []
     plan = make_plan(config)
     topics = Topics(plan.confluent, plan.app_id, plan.internal)
     telemetry = Telemetry(Counters())
-    while True:
+    asked = _until_signal()
+    while not asked.is_set():
         try:
             return list((await topics.find()).partitions)
         except TopicsUnavailable as exc:
             telemetry.trouble("waiting for Kafka, to resolve patterns of topics", reason=str(exc))
-            await asyncio.sleep(RETRY_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RETRY_SECONDS):
+                await asked.wait()
+    return None
 
 
 async def run(app: GapstreamApp) -> int:
     """Start, wait for SIGTERM or SIGINT (or a crash), stop; the exit status."""
-    loop = asyncio.get_running_loop()
-    asked = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked.set)
-    app.loop = loop
+    asked = _until_signal()
+    app.loop = asyncio.get_running_loop()
     app.finalize()
     app.worker_init_post_autodiscover()
     starting = asyncio.create_task(app.start(), name="start")
@@ -133,21 +169,22 @@ async def run(app: GapstreamApp) -> int:
     reason = starting.exception() if failed else app.crash_reason
     for wait in waits:
         wait.cancel()
+    crashed = reason is not None and not asked.is_set()
+    if crashed:
+        log.error("the worker stops on a defect or a broken dependency", error=f"{type(reason).__name__}: {reason}", exc_info=reason)
+        leave_in_time(1)
     await _stop(app, starting)
-    if reason is not None and not asked.is_set():
-        log.error("the worker stopped on a defect or a broken dependency", error=f"{type(reason).__name__}: {reason}", exc_info=reason)
-        return 1
-    return 0
+    return int(crashed)
 
 
 async def _stop(app: GapstreamApp, starting: asyncio.Task[None]) -> None:
     log.info("stopping")
     app.backend.draining = True
-    try:
-        async with asyncio.timeout(STOP_SECONDS):
-            await app.stop()
-    except TimeoutError:
-        log.warning("not everything ended in time; state is safe in the changelog")
+    stopping = asyncio.create_task(app.stop(), name="stop")
+    await asyncio.wait([stopping], timeout=STOP_SECONDS)
+    if stopping.done() and (failure := stopping.exception()) is not None:
+        log.error("not everything ended cleanly", error=f"{type(failure).__name__}: {failure}", exc_info=failure)
     starting.cancel()
     await asyncio.wait([starting], timeout=1)
-    log.info("stopped")
+    if stopping.done():
+        log.info("stopped")

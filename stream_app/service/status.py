@@ -17,6 +17,7 @@ from stream_app.core.ledger import Ledger
 from stream_app.core.model import Gap, GapsRecord, Row, StatusRecord, WorkerRecord
 from stream_app.kafka.names import status_topic
 from stream_app.kafka.writer import OutRecord
+from stream_app.service.telemetry import Telemetry
 from stream_app.service.view import StatusView
 
 log = structlog.get_logger("gapstream.status")
@@ -77,9 +78,9 @@ class StatusPages:
 class StatusReader:
     """Reads the whole status topic into a view; without a group, from its beginning."""
 
-    def __init__(self, connection: Mapping[str, Any], app_id: str, view: StatusView) -> None:
+    def __init__(self, connection: Mapping[str, Any], app_id: str, view: StatusView, telemetry: Telemetry) -> None:
         """``connection``: aiokafka's settings."""
-        self._connection, self._topic, self._view = dict(connection), status_topic(app_id), view
+        self._connection, self._topic, self._view, self._telemetry = dict(connection), status_topic(app_id), view, telemetry
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -101,7 +102,7 @@ class StatusReader:
                 await consumer.start()
                 await self._read(consumer)
             except (KafkaError, OSError) as exc:
-                log.info("the status topic can't be read now", reason=str(exc))
+                self._telemetry.trouble("the status topic can't be read now", reason=str(exc))
                 await asyncio.sleep(RETRY_SECONDS)
             except Exception:  # a defect of ours: answers would grow stale without a word
                 log.exception("the status topic is read anew after a defect")
@@ -134,9 +135,9 @@ class StatusReader:
 class Life:
     """Signs of life of this worker on the status topic, every second."""
 
-    def __init__(self, connection: Mapping[str, Any], app_id: str, record: Callable[[bool], WorkerRecord]) -> None:
+    def __init__(self, connection: Mapping[str, Any], app_id: str, record: Callable[[bool], WorkerRecord], telemetry: Telemetry) -> None:
         """``record(stopped)``: what to say now."""
-        self._connection, self._topic, self._record = dict(connection), status_topic(app_id), record
+        self._connection, self._topic, self._record, self._telemetry = dict(connection), status_topic(app_id), record, telemetry
         self._producer: AIOKafkaProducer | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -164,7 +165,7 @@ class Life:
                     await self._say(producer, stopped=False)
                     await asyncio.sleep(LIFE_SECONDS)
             except (KafkaError, OSError) as exc:
-                log.info("no sign of life could be written", reason=str(exc))
+                self._telemetry.trouble("signs of life can't be written now", reason=str(exc))
             except Exception:  # a defect of ours: rows would turn unknown without a word
                 log.exception("signs of life begin anew after a defect")
             await asyncio.sleep(RETRY_SECONDS)

@@ -38,7 +38,7 @@ class Telemetry:
 
     def unavailable(self, topic: str, partition: int, reason: str) -> None:
         """Kafka could not be asked something; it is tried again."""
-        if self._may_say("unavailable", topic, partition):
+        if self._may_say("unavailable", topic):  # brokers that are away are the same news for every partition
             log.warning("waiting for Kafka", topic=topic, partition=partition, reason=reason)
 
     def trouble(self, what: str, **facts: object) -> None:

@@ -39,7 +39,7 @@ class Demo:
 
     def worker(self) -> int:
         """Process id of the worker."""
-        return eventually(lambda: next((pid for pid, command in self.processes() if "-m stream_app worker -c" in command), None))
+        return int(eventually(lambda: next((pid for pid, command in self.processes() if "-m stream_app worker -c" in command), None)))
 
     def processes(self) -> list[tuple[int, str]]:
         """Process ids and command lines of all that works for this demo."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from stream_app.core.model import Run
 from stream_app.kafka.batches import BatchParser, add_run, join_runs, last_batch, records_of, whole_batches
+from stream_app.kafka.records import UndecodableError
 from tests.support.log_bytes import (
     ABORT,
     COMMIT,
@@ -33,10 +34,13 @@ from tests.support.log_bytes import (
     marker,
     raw_batch,
     record,
+    varint,
 )
 
 FAR = 1 << 62
 DATA = TRANSACTIONAL
+LONG_VALUE = varint(7) + b"\0" + varint(0) + varint(0) + varint(-1) + varint(9) + b"v" + varint(0)
+"""A record of 7 bytes, whose value says that it has 9."""
 CODECS = [NONE, GZIP, SNAPPY, LZ4, ZSTD]
 
 
@@ -294,6 +298,13 @@ def test_an_aborted_batch_that_the_cleaner_thinned_out() -> None:
     assert got.min_timestamp is None
 
 
+@pytest.mark.parametrize("body", [b"", b"\x02\0", b"\x80" * 5, record(0)])
+def test_a_marker_without_a_readable_type_ends_no_abort(body: bytes) -> None:
+    strange = raw_batch(1, body, count=1, delta=0, attributes=TRANSACTIONAL | CONTROL, producer=7)
+    got = parse(batch(0, 0, attributes=DATA, producer=7) + strange + batch(2, 2, attributes=DATA, producer=7), aborted=[(7, 0)])
+    assert (got.aborted, got.markers, got.damage) == ([(0, 1), (2, 3)], [(1, 2)], None)
+
+
 def test_a_marker_whose_time_delta_is_long() -> None:
     body = record(0, 1 << 40, key=b"\0\0\0\0", value=b"\0\0\0\0\0\0")
     late = raw_batch(1, body, count=1, delta=0, attributes=TRANSACTIONAL | CONTROL, producer=7)
@@ -399,10 +410,14 @@ def test_the_last_batch_keeps_its_own_range_when_damaged() -> None:
         pytest.param(raw_batch(5, b"\x09" + record(0), count=2, delta=2, attributes=GZIP), id="not gzip"),
         pytest.param(raw_batch(5, record(0), count=2, delta=2, attributes=7), id="unknown codec"),
         pytest.param(raw_batch(5, record(0, value=b"x" * 50)[:-20] + b"", count=2, delta=2), id="a value behind the end"),
+        pytest.param(raw_batch(5, LONG_VALUE + record(1), count=2, delta=2), id="a value behind its record"),
         pytest.param(raw_batch(5, record(0), count=1, delta=2, magic=3), id="unknown format"),
     ],
 )
 def test_what_no_consumer_can_decode_is_unreadable(broken: bytes) -> None:
+    (header,) = whole_batches(memoryview(broken), 0, len(broken))
+    with pytest.raises(UndecodableError):
+        records_of(memoryview(broken), header)
     log = batch(0, 4) + broken + batch(8, 9)
     first = parse(log)
     assert (first.records, first.damage and first.damage.base) == ([(0, 5)], 5)

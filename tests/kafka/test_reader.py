@@ -132,7 +132,7 @@ async def test_answers_may_come_in_pieces(cluster: FakeCluster, size: int) -> No
 async def test_what_is_written_meanwhile_is_read(cluster: FakeCluster) -> None:
     log = FakeLog(batches(0, 10))
     cluster.add("orders", log)
-    async with reading(cluster, max_wait_ms=10_000) as owner:
+    async with reading(cluster, max_wait_ms=4_000) as owner:
         owner.assign("orders")
         await owner.read_to(10)
         for first in range(10, 100, 10):
@@ -615,7 +615,7 @@ async def test_a_truncation_is_told_by_the_epoch_when_the_log_is_short(cluster: 
 
 
 async def test_a_truncation_is_told_by_the_epoch_when_the_log_has_grown_again(cluster: FakeCluster) -> None:
-    log = FakeLog(batches(0, 50, epoch=1), epoch=1)
+    log = FakeLog([*batches(0, 30), *batches(30, 50, epoch=1)], epoch=1)
     cluster.add("orders", log)
     async with reading(cluster, max_wait_ms=10) as owner:
         owner.assign("orders", 0, 0)
@@ -683,8 +683,9 @@ async def test_a_topic_made_anew_is_told_with_its_new_id(cluster: FakeCluster, v
         # Longer than the old one, so that no offset is out of range.
         cluster.add("orders", FakeLog(batches(0, 200)), topic_id=NEW_ID)
         anew = await owner.trouble(TroubleKind.RECREATED)
-        assert (anew.topic_id, anew.position) == (NEW_ID, 50)
-        assert owner.reads["orders", 0][-1].next == 50
+        assert anew.topic_id == NEW_ID
+        if version >= 13:  # by name it is noticed a little later only
+            assert anew.position == owner.reads["orders", 0][-1].next == 50
         owner.assign("orders", 0, None)
         got = await owner.read_to(200)
         assert (got.position, got.records, got.topic_id) == (0, ((0, 200),), NEW_ID)

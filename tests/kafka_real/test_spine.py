@@ -13,14 +13,16 @@ from dataclasses import dataclass
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
-from gapstream_sidecar import Sidecar
 from kafka_cluster import KafkaCluster
 
+from gapstream_sidecar import Sidecar
 from tests.campaign import spine
 from tests.campaign.spine import SINK, Truth
 from tests.support.kafka_kit import KafkaKit
-from tests.support.rig import Rig, Worker, eventually
+from tests.support.rig import Rig, Worker, eventually, listed
 
+Where = tuple[str, int, str]
+"""Topic, partition, sink."""
 PARTITIONS = 3
 PER_PARTITION = 20_000
 SINKS = {"sinks": {SINK: {"type": "consumer", "grace": "500ms"}}}
@@ -43,13 +45,31 @@ class Run:
         assert self.sidecar.flush(30)
 
     def judge(self, worker: Worker) -> list[str]:
-        """What is said and is not so."""
-        found = spine.judge(self.rig, worker, self.topic, self.truth, 60.0)
-        rows = worker.get(f"/api/partitions?topic={self.topic}&sink={SINK}")["partitions"]
-        counted = {row["partition"]: (row["records"], row["observed"], row["missing"]) for row in rows}
-        lost = {partition: len(offsets) for partition, offsets in self.truth.skipped.items()}
-        wanted = {partition: (number, number - lost[partition], lost[partition]) for partition, number in self.records.items()}
-        return found if counted == wanted else [*found, f"records, observed, missing are {counted}, expected {wanted}"]
+        """What is said and is not so, by the command line, the API, and the alerts topic folded by an oracle."""
+        lost = {(self.topic, partition, SINK): offsets for partition, offsets in self.truth.skipped.items() if offsets}
+        query = f"topic={self.topic}&sink={SINK}"
+
+        def settled() -> bool:
+            rows = worker.get(f"/api/partitions?{query}")["partitions"]
+            return len(rows) == len(self.records) and sum(row["missing"] or 0 for row in rows) == sum(map(len, lost.values()))
+
+        eventually(settled, f"all losses of {self.topic} found, nothing more")
+        faults = compare("gaps --json", lost, listed(spine.rig_json(worker, "gaps", "--topic", self.topic, "--json")))
+        rows = spine.rig_json(worker, "partitions", "--topic", self.topic, "--sink", SINK, "--json")["partitions"]
+        for row in rows:
+            number, missing = self.records[row["partition"]], len(self.truth.skipped[row["partition"]])
+            wanted = (number, number - missing, missing, len(self.truth.repeated[row["partition"]]))
+            found = (row["records"], row["observed"], row["missing"], row["duplicates"])
+            if found != wanted:
+                faults.append(f"{self.topic}/{row['partition']}: records, observed, missing, duplicates are {found}, expected {wanted}")
+        alerts = spine.folded(self.rig)
+        faults += alerts.faults + ([f"{alerts.repeats} events are there twice"] if alerts.repeats else [])
+        faults += compare("the alerts topic", lost, {key: set(gaps) for key, gaps in alerts.open.items() if gaps and key[0] == self.topic})
+        for partition, offsets in self.truth.repeated.items():
+            told = sorted(alerts.duplicates.get((self.topic, partition, SINK), []))
+            if told != sorted(offsets):
+                faults.append(f"{self.topic}/{partition}: duplicates told are {told[:5]}..., expected {sorted(offsets)[:5]}...")
+        return faults
 
     def report_late(self) -> None:
         """What was lost arrives after all."""
@@ -78,6 +98,10 @@ def make_run() -> Iterator[Callable[..., Run]]:
     yield make
     for run in made:
         run.sidecar.close()
+
+
+def compare(what: str, wanted: dict[Where, set[int]], found: dict[Where, set[int]]) -> list[str]:
+    return [] if wanted == found else [f"{what}: {spine.difference(wanted, found)}"]
 
 
 def unique(name: str) -> str:
