@@ -11,9 +11,9 @@ import time
 from collections.abc import Mapping, Sequence
 
 import msgspec
-from gapstream_sidecar import Sidecar
 from kafka_cluster import KafkaCluster, KafkaError
 
+from gapstream_sidecar import Sidecar
 from scripts.bench.ground import SMALL, CannotTellError, Topic, filled, own_cluster, parser, say, worker
 from stream_app.core.state import Head, SinkHead
 from tests.support.rig import Rig, Worker

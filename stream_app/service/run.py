@@ -27,9 +27,9 @@ from stream_app.service.telemetry import Telemetry
 
 log = structlog.get_logger("gapstream")
 
-STOP_SECONDS = 8.0
+STOP_SECONDS = 7.5
 """Services have so long to stop: orchestrators kill after ten."""
-LEAVE_SECONDS = 9.5
+LEAVE_SECONDS = 9.0
 """After that the process ends whatever still hangs: threads of libraries wait for brokers that are away."""
 CLEAN_HOURS = 12
 """A copy of the state that was away for longer is read from the changelog again: deletions there are kept for seven days only."""

@@ -6,10 +6,12 @@ The ground truth is the seed's. The sink is a consumer with the sidecar that say
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,9 +19,9 @@ from pathlib import Path
 
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
-from gapstream_sidecar import Sidecar
 from kafka_cluster import KafkaCluster
 
+from gapstream_sidecar import Sidecar
 from tests.support.rig import Alerts, Rig, Worker, eventually, listed
 
 SINK = "billing"
@@ -86,7 +88,13 @@ def fill(bootstrap: str, topic: str, partitions: int, per_partition: int) -> Non
 def consume(bootstrap: str, topic: str, total: int, truth: Truth, sidecar: Sidecar, seconds: float) -> None:
     """A consumer that loses and repeats what the seed says; takes about ``seconds``."""
     consumer = Consumer(
-        {"bootstrap.servers": bootstrap, "group.id": f"{topic}-app", "auto.offset.reset": "earliest", "enable.auto.commit": False, "fetch.queue.backoff.ms": 10}
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": f"{topic}-app",
+            "auto.offset.reset": "earliest",
+            "enable.auto.commit": False,
+            "fetch.queue.backoff.ms": 10,
+        }
     )
     consumer.subscribe([topic])
     seen, begun = 0, time.monotonic()
@@ -95,7 +103,10 @@ def consume(bootstrap: str, topic: str, total: int, truth: Truth, sidecar: Sidec
             batch: dict[int, list[int]] = {}
             for message in consumer.consume(5_000, timeout=1.0):
                 assert message.error() is None, message.error()
-                batch.setdefault(message.partition(), []).append(message.offset())
+                where, offset = message.partition(), message.offset()
+                assert where is not None
+                assert offset is not None
+                batch.setdefault(where, []).append(offset)
             for partition, offsets in batch.items():
                 seen += len(offsets)
                 processed = [offset for offset in offsets if offset not in truth.skipped[partition]]
@@ -174,8 +185,6 @@ def judge(rig: Rig, worker: Worker, topic: str, truth: Truth, seconds: float) ->
 
 def rig_json(worker: Worker, *arguments: str) -> dict[str, list[dict[str, int]]]:
     """Output of a command with --json."""
-    import json
-
     done = worker.cli(*arguments)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
@@ -191,12 +200,11 @@ def folded(rig: Rig) -> Alerts:
 
 def reported(rig: Rig, topic: str) -> dict[int, set[int]]:
     """What the sidecar wrote, by partition: tells whether a difference is the reporter's or the worker's."""
-    import json
-
     found: dict[int, set[int]] = {}
     for message in rig.read(f"{rig.app_id}.observations.{topic}"):
-        for first, last in json.loads(message.value()).get("runs", []):
-            found.setdefault(message.partition(), set()).update(range(first, last + 1))
+        said = json.loads(message.value() or b"{}")
+        for first, last in said.get("runs", []):
+            found.setdefault(said["partition"], set()).update(range(first, last + 1))
     return found
 
 
@@ -213,8 +221,6 @@ def difference(wanted: dict[tuple[str, int, str], set[int]], found: dict[tuple[s
 
 def campaign(options: argparse.Namespace, bootstrap: str, folder: Path) -> list[str]:
     """One run; the faults found."""
-    import threading
-
     rng = random.Random(options.seed)
     topic = f"orders-{options.seed}"
     per_partition = options.records // options.partitions
@@ -223,7 +229,7 @@ def campaign(options: argparse.Namespace, bootstrap: str, folder: Path) -> list[
     fill(bootstrap, topic, options.partitions, per_partition)
     rig = Rig(folder, bootstrap, {topic: {"sinks": {SINK: {"type": "consumer", "grace": options.grace}}}}, f"gap-{options.seed}")
     try:
-        worker = rig.worker().start().ready()
+        rig.worker().start().ready()
         fire = Fire(rig, rng, options.kills, options.freeze)
         thread = threading.Thread(target=fire.run)
         thread.start()

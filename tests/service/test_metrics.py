@@ -125,7 +125,8 @@ def test_complete_through_never_falls_and_follows_the_signs_of_life() -> None:
     view = StatusView({}, 300)
     view.loaded = True
     view.apply(b"partition/orders/0", msgspec.json.encode(StatusRecord(topic="orders", partition=0, worker="w1", rows=[row()])))
-    beat = WorkerRecord(worker="w1", at_ms=NOW, session_timeout_ms=10_000, checked={"orders/0": NOW - 10}, flushed={"orders/0": NOW - 1_500})
+    checked, flushed = {"orders/0": NOW - 10}, {"orders/0": NOW - 1_500}
+    beat = WorkerRecord(worker="w1", at_ms=NOW, session_timeout_ms=10_000, checked=checked, flushed=flushed)
     view.apply(b"worker/w1", msgspec.json.encode(beat))
     scrape = Scrape(row(complete_bound_ms=NOW - 90_000), view=view)
     assert scrape.value("gapstream_complete_through_timestamp_seconds") == (NOW - 10) / 1_000

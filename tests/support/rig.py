@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -19,6 +20,7 @@ from typing import Any
 import yaml
 from confluent_kafka import Consumer, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
+from pyroaring import BitMap
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_SECONDS = 60.0
@@ -170,7 +172,9 @@ class Rig:
                 if message is None:
                     raise AssertionError(f"{topic} can't be read to its end")
                 if message.error() is not None:
-                    ended.add(message.partition())
+                    partition = message.partition()
+                    assert partition is not None
+                    ended.add(partition)
                 else:
                     yield message
         finally:
@@ -191,6 +195,7 @@ class Alerts:
     def take(self, message: Message) -> None:
         """Fold one record."""
         value = message.value()
+        assert value is not None
         event = json.loads(value)
         key = (event["topic"], event["partition"], event["sink"])
         identity = (event["source"], event["id"])
@@ -217,10 +222,6 @@ class Alerts:
 
 def _offsets(event: dict[str, Any]) -> list[int]:
     if event["bitmap"] is not None:
-        import base64
-
-        from pyroaring import BitMap
-
         base = event["bitmap"]["base"]
         return [base + offset for offset in BitMap.deserialize(base64.b64decode(event["bitmap"]["roaring"]))]
     return [offset for first, last in event["ranges"] or [] for offset in range(first, last + 1)]

@@ -1,0 +1,317 @@
+"""Workers as processes: what they watch, what they survive, what they refuse, and how they end."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from kafka_cluster import KafkaCluster
+from pyroaring import BitMap
+
+from tests.support.kafka_kit import KafkaKit
+from tests.support.observer import Observer
+from tests.support.rig import Rig, Worker, eventually, listed
+
+SINKS = {"sinks": {"billing": {"type": "consumer", "grace": "200ms"}}}
+READER, NARROW = "reader-" + "r" * 32, "narrow-" + "n" * 32
+
+
+def ask(worker: Worker, path: str, token: str | None = None) -> tuple[int, dict[str, Any]]:
+    """Status and JSON of a route; an error is an answer too."""
+    request = urllib.request.Request(worker.url + path, headers={"Authorization": f"Bearer {token}"} if token else {})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+def rows(worker: Worker, topic: str, sink: str = "log", token: str | None = None) -> dict[int, dict[str, Any]]:
+    """By partition; those that somebody reads."""
+    status, body = ask(worker, f"/api/partitions?topic={topic}&sink={sink}", token)
+    assert status == 200, body
+    return {row["partition"]: row for row in body["partitions"] if row["worker"] is not None}
+
+
+def series(worker: Worker, name: str) -> dict[str, float]:
+    """Samples of one metric: labels as text -> value."""
+    with urllib.request.urlopen(f"{worker.url}/metrics", timeout=5) as answer:
+        text = answer.read().decode()
+    return {labels: float(value) for labels, value in re.findall(rf"^{name}(?:{{(.*)}})? (\S+)$", text, re.MULTILINE)}
+
+
+@dataclass
+class Several:
+    """One worker that watches topics of different shapes."""
+
+    rig: Rig
+    worker: Worker
+    narrow: str
+    wide: str
+    growing: str
+    late: str
+    bad: str
+
+
+@pytest.fixture(scope="module")
+def several(shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> Several:
+    narrow, wide, growing, bad = (shared_kit.make_topic(partitions) for partitions in (1, 4, 2, 1))
+    late = f"late-{uuid.uuid4().hex[:8]}"
+    rig = make_rig(dict.fromkeys((narrow, wide, growing, late, bad), SINKS))
+    for topic, partitions in ((narrow, 1), (wide, 4), (growing, 2)):
+        for partition in range(partitions):
+            shared_kit.produce(topic, partition, 10 * (partition + 1))
+    shared_kit.produce(bad, 0, 100)
+    return Several(rig, rig.worker().start().ready(), narrow, wide, growing, late, bad)
+
+
+@pytest.fixture(scope="module")
+def guarded(shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> Worker:
+    """A worker with tokens, and a topic that one of them may not see."""
+    topics = [shared_kit.make_topic(1) for _ in range(2)]
+    tokens = [
+        {"name": "reader", "token": READER, "scope": "read"},
+        {"name": "narrow", "token": NARROW, "scope": "read", "topics": [topics[0]]},
+    ]
+    rig = make_rig(dict.fromkeys(topics, SINKS), http={"tokens": tokens}, metrics={"require_token": True})
+    return rig.worker().start()
+
+
+# --- what is watched ----------------------------------------------------------------------------------------------------
+
+
+def test_topics_of_different_partition_counts_in_one_worker(several: Several) -> None:
+    for topic, partitions in ((several.narrow, 1), (several.wide, 4)):
+        eventually(
+            lambda topic=topic, partitions=partitions: {partition: row["records"] for partition, row in rows(several.worker, topic).items()}
+            == {partition: 10 * (partition + 1) for partition in range(partitions)},
+            f"all of {topic} read",
+        )
+    observer = Observer(several.rig.bootstrap, several.rig.app_id)
+    observer.received(several.wide, 3, [0, 4], [7, 39])
+    observer.received(several.narrow, 0, [0, 9])
+    eventually(
+        lambda: listed(several.worker.get(f"/api/gaps?topic={several.wide}")) == {(several.wide, 3, "billing"): {5, 6}}, "the gap"
+    )
+    eventually(lambda: rows(several.worker, several.narrow, "billing")[0]["horizon_offset"] == 10, "the other topic's report")
+    assert several.worker.get(f"/api/gaps?topic={several.narrow}")["gaps"] == []
+
+
+def test_a_topic_that_does_not_exist_yet_is_read_once_it_does(several: Several, shared_kit: KafkaKit) -> None:
+    assert ask(several.worker, "/readyz")[0] == 200, "other topics are not held up"
+    status = {line["sink"]: line for line in several.worker.get("/api/status")["status"] if line["topic"] == several.late}
+    assert {sink: line["state"] for sink, line in status.items()} == {"billing": "unknown", "log": "unknown"}
+    assert several.late not in shared_kit.admin.list_topics(timeout=10).topics, "watching made the topic"
+    shared_kit.make_topic(3, name=several.late)
+    shared_kit.produce(several.late, 2, 7)
+    eventually(lambda: {p: row["records"] for p, row in rows(several.worker, several.late).items()} == {0: 0, 1: 0, 2: 7}, "it is read")
+
+
+def test_added_partitions_are_read_from_their_start(several: Several, shared_kit: KafkaKit) -> None:
+    eventually(lambda: {p: row["records"] for p, row in rows(several.worker, several.growing).items()} == {0: 10, 1: 20}, "it is read")
+    shared_kit.add_partitions(several.growing, 5)
+    for partition in (2, 3, 4):
+        shared_kit.produce(several.growing, partition, 5)
+    wanted = {0: 10, 1: 20, 2: 5, 3: 5, 4: 5}
+    eventually(lambda: {p: row["records"] for p, row in rows(several.worker, several.growing).items()} == wanted, "they are read")
+    found = shared_kit.admin.list_topics(timeout=10).topics
+    app, topic = several.rig.app_id, several.growing
+    assert {len(found[name].partitions) for name in (f"{app}.observations.{topic}", f"{app}-{topic}-changelog")} == {5}
+    Observer(several.rig.bootstrap, app).received(topic, 4, [0, 1], [4, 4])
+    eventually(lambda: listed(several.worker.get(f"/api/gaps?topic={topic}")) == {(topic, 4, "billing"): {2, 3}}, "a gap in a new one")
+
+
+# --- bad observations ---------------------------------------------------------------------------------------------------
+
+
+def test_bad_observations_are_counted_and_the_good_between_them_applied(several: Several) -> None:
+    topic = several.bad
+    eventually(lambda: rows(several.worker, topic)[0]["records"] == 100, "the log is read")
+    observer = Observer(several.rig.bootstrap, several.rig.app_id)
+    before = series(several.worker, "gapstream_observations_rejected_total")
+    accepted = series(several.worker, "gapstream_observations_total")[""]
+    good = {"v": 1, "sink": "billing", "topic": topic, "partition": 0}
+    dense = base64.b64encode(BitMap(range(5)).serialize()).decode()
+    bad: list[tuple[str, bytes | None]] = [
+        ("malformed", None),
+        ("malformed", b""),
+        ("malformed", b"\xff\x00\xfe"),
+        ("malformed", b"{"),
+        ("malformed", b"[" * 100_000),
+        ("malformed", json.dumps({**good, "runs": [[5, 1]]}).encode()),
+        ("malformed", json.dumps({**good, "runs": [[0, 5], [5, 6]]}).encode()),
+        ("malformed", json.dumps({**good, "runs": [[-1, 5]]}).encode()),
+        ("malformed", json.dumps({**good, "runs": [[0.5, 1]]}).encode()),
+        ("malformed", json.dumps({**good, "runs": "0-5"}).encode()),
+        ("malformed", json.dumps({**good, "bitmap": {"base": 0, "roaring": dense[:-8]}}).encode()),
+        ("malformed", json.dumps({**good, "bitmap": {"base": 2**63, "roaring": dense}}).encode()),
+        ("malformed", json.dumps(good).encode()),
+        ("malformed", json.dumps({**good, "claim": 10**30}).encode()),
+        ("malformed", json.dumps({**good, "claim": 1, "status": "lost"}).encode()),
+        ("malformed", json.dumps({**good, "sink": "log", "claim": 1}).encode()),
+        ("malformed", json.dumps({**good, "sink": "", "claim": 1}).encode()),
+        ("unsupported_version", json.dumps({**good, "v": 2, "claim": 1}).encode()),
+        ("wrong_topic", json.dumps({**good, "topic": several.wide, "claim": 1}).encode()),
+        ("wrong_partition", json.dumps({**good, "partition": 1, "claim": 1}).encode()),
+        ("beyond_end", json.dumps({**good, "runs": [[99, 100]]}).encode()),
+        ("beyond_end", json.dumps({**good, "claim": 101}).encode()),
+        ("older_incarnation", json.dumps({**good, "claim": 1, "topic_id": "AAAAAAAAAAAAAAAAAAAABw"}).encode()),
+    ]
+    for number, (_, value) in enumerate(bad):
+        observer.say(topic, 0, [[2 * number, 2 * number]])
+        observer.write(topic, 0, value)
+    observer.flush()
+    wanted: dict[str, float] = {}
+    for reason, _ in bad:
+        label = f'reason="{reason}"'
+        wanted[label] = wanted.get(label, before.get(label, 0.0)) + 1
+    eventually(lambda: series(several.worker, "gapstream_observations_rejected_total") == before | wanted, "each is counted by its reason")
+    eventually(lambda: series(several.worker, "gapstream_observations_total")[""] >= accepted + len(bad), "the good ones are counted")
+    missing = {2 * number + 1 for number in range(len(bad) - 1)}
+    eventually(lambda: listed(several.worker.get(f"/api/gaps?topic={topic}")) == {(topic, 0, "billing"): missing}, "the good ones count")
+    log = several.worker.log.read_text()
+    assert len(re.findall("observation rejected .*reason=malformed", log)) == 1, "one line a minute for a reason"
+    assert "Traceback" not in log
+
+
+# --- tokens -------------------------------------------------------------------------------------------------------------
+
+
+def test_tokens(guarded: Worker) -> None:
+    guarded.ready()
+    assert ask(guarded, "/livez")[0] == 200
+    assert ask(guarded, "/api/status")[0] == 401
+    assert ask(guarded, "/api/status", "nobody's")[0] == 401
+    topics = {row["topic"] for row in ask(guarded, "/api/partitions", READER)[1]["partitions"]}
+    assert len(topics) == 2
+    assert {row["topic"] for row in ask(guarded, "/api/partitions", NARROW)[1]["partitions"]} < topics
+    assert ask(guarded, "/metrics")[0] == 401
+    assert ask(guarded, "/metrics", NARROW)[0] == 403, "the numbers of topics that it may not see"
+    assert guarded.cli("status", "--token", READER).returncode == 0
+    assert guarded.cli("status").returncode != 0
+
+
+# --- brokers that are away ----------------------------------------------------------------------------------------------
+
+
+def test_brokers_away_at_the_start(make_rig: Callable[..., Rig]) -> None:
+    worker = make_rig({"orders": SINKS}, bootstrap="127.0.0.1:1").worker().start()
+    eventually(lambda: ask(worker, "/livez")[0] == 200, "it lives", 20)
+    reason = "not ready: could not list the topics: Failed to get metadata: Local: Broker transport failure"
+    eventually(lambda: ask(worker, "/readyz") == (503, {"ready": False, "error": reason}), "it says why it is not ready", 20)
+    assert ask(worker, "/livez")[0] == 200
+    assert ask(worker, "/api/status")[0] == 503
+    begun = time.monotonic()
+    assert worker.stop() == 0
+    assert time.monotonic() - begun < 10
+    lines = worker.log.read_text().splitlines()
+    assert len([line for line in lines if "waiting for Kafka" in line]) == 1
+    assert not [line for line in lines if "Traceback" in line or "[error" in line]
+
+
+def test_patterns_can_be_given_up_while_brokers_are_away(make_rig: Callable[..., Rig]) -> None:
+    worker = make_rig({"/orders-.*/": SINKS}, bootstrap="127.0.0.1:1").worker().start()
+    eventually(lambda: "to resolve patterns" in worker.tail(), "it waits", 20)
+    begun = time.monotonic()
+    assert worker.stop() == 0
+    assert time.monotonic() - begun < 10
+
+
+@pytest.fixture(scope="module")
+def own_cluster() -> Iterator[KafkaCluster]:
+    """One broker that may be killed."""
+    with KafkaCluster(1) as cluster:
+        yield cluster
+
+
+@pytest.mark.timeout(180)
+def test_brokers_killed_and_back_while_workers_run(own_cluster: KafkaCluster, make_rig: Callable[..., Rig]) -> None:
+    """Whoever is told to stop meanwhile ends in time; who stays recovers by itself, and nothing is lost or told twice."""
+    kit = KafkaKit(own_cluster.bootstrap)
+    topic = kit.make_topic(3)
+    for partition in range(3):
+        kit.produce(topic, partition, 100)
+    rig = make_rig({topic: SINKS}, bootstrap=own_cluster.bootstrap)
+    stays, leaves = (rig.worker().start() for _ in range(2))
+    stays.ready()
+    leaves.ready()
+    eventually(lambda: {row["worker"] for row in rows(stays, topic).values()} == {"worker-1", "worker-2"}, "both own partitions")
+    observer = Observer(own_cluster.bootstrap, rig.app_id)
+    for partition in range(3):
+        observer.received(topic, partition, [0, 19], [30, 59])
+    wanted = {(topic, partition, "billing"): set(range(20, 30)) for partition in range(3)}
+    eventually(lambda: listed(stays.get("/api/gaps")) == wanted, "the gaps")
+    for partition in range(3):
+        observer.say(topic, partition, [[20, 24]])  # in flight, or waiting in the client, while the broker dies
+    own_cluster.kill_broker(0)
+    begun = time.monotonic()
+    assert leaves.stop() == 0
+    assert time.monotonic() - begun < 10
+    eventually(lambda: ask(stays, "/readyz")[0] == 503, "it says that it is not ready", 30)
+    assert ask(stays, "/livez")[0] == 200
+    own_cluster.start_broker(0)
+    observer.flush()
+    for partition in range(3):
+        kit.produce(topic, partition, 100)
+        observer.received(topic, partition, [60, 149], [160, 199])
+    wanted = {(topic, partition, "billing"): {*range(25, 30), *range(150, 160)} for partition in range(3)}
+    eventually(lambda: listed(stays.get("/api/gaps")) == wanted, "exactly what is missing, after it came back", 90)
+    found = {p: (row["records"], row["duplicates"], row["worker"]) for p, row in rows(stays, topic, "billing").items()}
+    assert found == dict.fromkeys(range(3), (200, 0, "worker-1"))
+    stays.ready()
+    log = stays.log.read_text()
+    assert "Traceback" not in log
+    repeated = {line: n for line, n in _templates(log).items() if n > 3}
+    assert repeated == {}, "lines in floods"
+    kit.close()
+    assert stays.stop() == 0
+
+
+def _templates(log: str) -> dict[str, int]:
+    """How often each line stands in the log, times, numbers and names aside."""
+    found: dict[str, int] = {}
+    for line in log.splitlines():
+        what = re.sub(r"\d+|\[[^\]]*\]", "#", line)[:100]
+        found[what] = found.get(what, 0) + 1
+    return found
+
+
+# --- the end ------------------------------------------------------------------------------------------------------------
+
+
+def test_sigterm_under_load_flushes_what_was_read(shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> None:
+    topic = shared_kit.make_topic(2)
+    rig = make_rig({topic: SINKS})
+    worker = rig.worker().start().ready()
+    stop = threading.Event()
+
+    def load() -> None:
+        while not stop.is_set():
+            shared_kit.produce(topic, 0, 500)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    try:
+        eventually(lambda: (rows(worker, topic)[0]["records"] or 0) > 2_000, "records are read")
+        begun = time.monotonic()
+        assert worker.stop() == 0
+        assert time.monotonic() - begun < 10
+    finally:
+        stop.set()
+        thread.join()
+    assert json.loads((rig.folder / "state-1" / "clean").read_text())["at"] > 0
+    assert "stopped" in worker.tail()
+    end = shared_kit.offsets(topic, 0)[1]
+    worker.start().ready()
+    eventually(lambda: rows(worker, topic)[0]["records"] == end, "each record is counted once")
