@@ -23,7 +23,7 @@ from stream_app.version import __version__
 F = TypeVar("F", bound=Callable[..., Any])
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
-    "demo": ("stream_app.cli.demo", "See it work: embedded broker, faulty pipeline, worker, dashboard."),
+    "demo": ("stream_app.cli.demo", "See it work: embedded broker, faulty pipeline, worker."),
     "worker": ("stream_app.cli.worker", "Run one worker: read the watched topics, fold observations, tell gaps."),
     "status": ("stream_app.cli.status", "Complete through when, and what is missing, per topic and sink."),
     "gaps": ("stream_app.cli.gaps", "List open gaps."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
@@ -46,7 +47,7 @@ class KafkaPort:
         """``seek``: the driver's way to position the observations."""
         self._settings, self._reader, self._topics, self._names, self._readings = settings, reader, topics, names, readings
         self._clock_ms, self._seek = clock_ms, seek
-        self._configs: dict[str, tuple[int, TopicConfig]] = {}
+        self._configs: dict[str, tuple[int, asyncio.Future[TopicConfig] | None]] = {}
 
     async def facts(self, topic: str) -> TopicFacts:
         """Ids and settings of a watched topic."""
@@ -66,12 +67,13 @@ class KafkaPort:
         return TopicFacts(watched.topic_id, observed.topic_id, config.compacted, config.retention_ms)
 
     async def _config(self, topic: str) -> TopicConfig:
+        """Asked once for all partitions that begin at the same time, and again after a while."""
         now = self._clock_ms()
-        asked, config = self._configs.get(topic, (0, TopicConfig()))
-        if now - asked > CONFIG_SECONDS * 1000:
-            config = await self._topics.describe(topic)
-            self._configs[topic] = (now, config)
-        return config
+        asked, answer = self._configs.get(topic, (0, None))
+        if answer is None or now - asked > CONFIG_SECONDS * 1000:
+            answer = asyncio.ensure_future(self._topics.describe(topic))
+            self._configs[topic] = (now, answer)
+        return await asyncio.shield(answer)
 
     async def ends(self, topic: str, partition: int) -> LogEnds:
         """The log's ends, asked afresh."""
