@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from stream_app.core.model import CHUNK
-from stream_app.core.offsets import OffsetSet
+from stream_app.core.offsets import END, OffsetSet
 
 SPAN_MAX = 32 * CHUNK
 """Offsets that one event spans at most: 32 full bitmaps are 262 kB, 350 kB in base64, below Kafka's default of 1 MB."""
@@ -103,9 +103,9 @@ def pieces(offsets: OffsetSet) -> Iterator[OffsetSet]:
     """Split into sets that fit one event each: at most :data:`SPAN_MAX` offsets from first to last."""
     first = offsets.first()
     while first is not None:
-        piece = offsets.within(first, first + SPAN_MAX)
-        yield piece
-        first = next((a for a, _ in offsets.runs(first + SPAN_MAX)), None)
+        stop = min(first + SPAN_MAX, END)
+        yield offsets.within(first, stop)
+        first = next((a for a, _ in offsets.runs(stop)), None)
 
 
 def rfc3339(ms: int | None) -> str | None:

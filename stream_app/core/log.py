@@ -13,8 +13,11 @@ from stream_app.core.model import CHUNK, Absent, LogRead, Runs
 from stream_app.core.offsets import END, OffsetSet
 
 TIMELINE_MAX = 128
-"""Segments of (first offset, lowest record time) kept for ``complete through``; the older half is thinned when there are more.
-128 segments are about 1 kB of the head that each flush writes."""
+"""Segments of (first offset, lowest record time) kept for ``complete through``; thinned when there are more. They are about 2 kB of
+the head that each flush writes."""
+_COARSER = 1.25
+"""A thinned segment reaches back from the log's end at most so much farther than the one after it: a sink that is ten minutes behind
+is shown at most two and a half farther behind. 1.25**96 is 2e9: as many offsets are told apart so."""
 
 
 @dataclass(slots=True)
@@ -32,9 +35,23 @@ class Timeline:
             self._thin()
 
     def _thin(self) -> None:
-        half = len(self.starts) // 2
-        self.lowest = [min(self.lowest[i : i + 2]) for i in range(0, half, 2)] + self.lowest[half:]
-        self.starts = self.starts[0:half:2] + self.starts[half:]
+        coarser = _COARSER
+        while len(self.starts) > TIMELINE_MAX * 3 // 4:
+            self._join(coarser)
+            coarser *= _COARSER
+
+    def _join(self, coarser: float) -> None:
+        """Join neighbours, from the end of the log on, as long as the joined one is short against its distance from the end."""
+        end, edge = self.starts[-1], self.starts[-1]
+        starts, lowest = self.starts[-1:], self.lowest[-1:]
+        for first, ms in zip(self.starts[-2::-1], self.lowest[-2::-1], strict=True):
+            if end - first <= coarser * (end - edge):
+                starts[-1], lowest[-1] = first, min(lowest[-1], ms)
+            else:
+                edge = starts[-1]
+                starts.append(first)
+                lowest.append(ms)
+        self.starts, self.lowest = starts[::-1], lowest[::-1]
 
     def lowest_from(self, offset: int) -> int | None:
         """A time that no record at or above ``offset`` undercuts; None where nothing is known, or not any more."""

@@ -208,14 +208,12 @@ class Lane:
             part = ask.part
             if section.error or section.diverging or not self._is_current(ask):
                 return None
-            offset, epoch = ask.offset, ask.epoch
+            guess: tuple[int, int] | None = (ask.offset, ask.epoch)
             if section.end > section.start:
                 guess = last_batch(view, section.start, section.end, GUESS_MIN_BATCH)
-                if guess is None:
-                    return None
-                bound = part.bound(section.high_watermark, section.last_stable)
-                offset, epoch = min(guess[0], bound), guess[1]
-            guesses[part.key] = _Ask(part, offset, epoch)
+            if guess is None:
+                return None
+            guesses[part.key] = _Ask(part, *guess)
         now = asyncio.get_running_loop().time()
         for ask in self._askable(now):
             guesses.setdefault(ask.part.key, ask)

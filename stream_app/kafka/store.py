@@ -54,11 +54,17 @@ class StateStore(Store):
         rocksdict.Rdict.destroy(path)
 
     def apply_changelog_batch(self, batch: Iterable[EventT[Any]], to_key: Callable[[Any], Any], to_value: Callable[[Any], Any]) -> None:
-        """Apply changelog records as they came, each partition's with its offset in one WriteBatch."""
+        """Apply changelog records as they came, each partition's with its offset in one WriteBatch.
+
+        Records of another table's changelog are left out: Faust's recovery hands over what it finds queued of a partition
+        that it does not track any more, to whichever table came last.
+        """
         changes: dict[int, Changes] = {}
         offsets: dict[int, int] = {}
         for event in batch:
             message = event.message
+            if message.topic not in self.table.changelog_topic.topics:
+                continue
             partition = message.partition
             offsets[partition] = max(message.offset, offsets.get(partition, -1))
             found = changes.setdefault(partition, [])

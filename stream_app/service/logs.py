@@ -12,10 +12,12 @@ REPEAT_SECONDS = 60.0
 """The same message of a library is passed on once in this time: brokers that are away are one line a minute, not a hundred."""
 NOISY = ("aiokafka", "faust", "mode", "librdkafka", "asyncio", "stream_app")
 """``stream_app``: Mode names the loggers of our services after their modules, and reports every start and stop."""
+ORDINARY = ("NotLeaderForPartitionError", "LeaderNotAvailableError", "CoordinatorNotAvailableError", "it is rebalancing")
+"""Leadership moves, groups rebalance: libraries retry by themselves and still call it an error. At ``debug`` it is shown."""
 
 
 class OncePerMinute(logging.Filter):
-    """Lets a library's message (by its template) pass once per minute."""
+    """Lets a library's message (by its template) pass once per minute, and not at all what is ordinary."""
 
     def __init__(self) -> None:
         """One for all the libraries' loggers."""
@@ -24,6 +26,8 @@ class OncePerMinute(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether it may pass now."""
+        if any(word in record.getMessage() for word in ORDINARY):
+            return False
         what = (record.name, str(record.msg)[:60])
         now = time.monotonic()
         if now - self._passed.get(what, -REPEAT_SECONDS) < REPEAT_SECONDS:

@@ -42,12 +42,32 @@ def test_an_event_says_what_the_contract_shows() -> None:
         passed_at_ms=1_795_428_000_000,
     )
     assert json.loads(as_json(told, SOURCE)) == {
-        **{"v": 1, "source": SOURCE, "id": "orders/3/warehouse/17", "sequence": 17, "type": "gap.opened", "severity": "critical"},
-        **{"topic": "orders", "partition": 3, "sink": "warehouse", "cause": "not_received"},
-        **{"first_offset": 15012, "last_offset": 15019, "count": 6, "ranges": [[15012, 15014], [15017, 15019]], "bitmap": None},
-        **{"open": {"count": 6, "gaps": 1}, "horizon_offset": 15400, "log_start_offset": 0, "log_end_offset": 20000},
-        **{"first_timestamp": None, "last_timestamp": None, "expires_at": None, "passed_at": "2026-11-23T10:00:00.000Z"},
-        **{"detected_at": "2026-11-23T10:00:00.123Z", "reason": None, "by": None},
+        "v": 1,
+        "source": SOURCE,
+        "id": "orders/3/warehouse/17",
+        "sequence": 17,
+        "type": "gap.opened",
+        "severity": "critical",
+        "topic": "orders",
+        "partition": 3,
+        "sink": "warehouse",
+        "cause": "not_received",
+        "first_offset": 15012,
+        "last_offset": 15019,
+        "count": 6,
+        "ranges": [[15012, 15014], [15017, 15019]],
+        "bitmap": None,
+        "open": {"count": 6, "gaps": 1},
+        "horizon_offset": 15400,
+        "log_start_offset": 0,
+        "log_end_offset": 20000,
+        "first_timestamp": None,
+        "last_timestamp": None,
+        "expires_at": None,
+        "passed_at": "2026-11-23T10:00:00.000Z",
+        "detected_at": "2026-11-23T10:00:00.123Z",
+        "reason": None,
+        "by": None,
     }
 
 
@@ -176,8 +196,7 @@ def test_closed_ranges_can_be_cut_off() -> None:
     assert closed(offsets, 2) == [[0, 2], [5, 5]]
 
 
-@pytest.mark.parametrize("base", [0, 1, CHUNK - 1])
-@pytest.mark.parametrize("share", [0.02, 0.5, 0.98])
+@pytest.mark.parametrize(("base", "share"), [(0, 0.5), (CHUNK - 1, 0.5), (1, 0.95)])
 def test_the_largest_event_is_below_512_kilobytes(base: int, share: float, request: pytest.FixtureRequest) -> None:
     dice = random.Random(int(request.config.getoption("--hypothesis-seed")))
     wanted = BitMap(dice.sample(range(SPAN_MAX), int(SPAN_MAX * min(share, 1 - share))))

@@ -374,6 +374,12 @@ def test_a_wrong_crc_is_read_once_more_and_then_unreadable(at: int) -> None:
     assert (again.unreadable, again.records, again.damage, again.epoch) == ([(10, 20)], [(20, 30)], None, 2)
 
 
+def test_the_epoch_of_a_damaged_batch_counts_but_never_falls() -> None:
+    for epoch, known in ((2, 2), (0, 1)):
+        got = parse(batch(0, 9, epoch=1) + flip(batch(10, 19, epoch=epoch), -1), condemned=10)
+        assert (got.unreadable, got.epoch) == ([(10, 20)], known)
+
+
 def test_a_damaged_batch_that_was_right_the_second_time_is_read() -> None:
     assert parse(batch(10, 19) + batch(20, 29), position=10, condemned=10).records == [(10, 30)]
 

@@ -46,6 +46,11 @@ async def test_records_that_are_there_are_in_no_field(cluster: FakeCluster) -> N
     )
 
 
+async def test_the_log_start_is_that_of_the_answer(cluster: FakeCluster) -> None:
+    cluster.add("orders", FakeLog([batch(0, 9)], start=3))
+    assert (await look_at(cluster, (5, 6))).log_start == 3
+
+
 async def test_nothing_to_look_at_tells_where_the_log_starts(cluster: FakeCluster) -> None:
     cluster.add("orders", FakeLog([batch(10, 19)], start=12))
     assert await look_at(cluster) == Look(0, 12)

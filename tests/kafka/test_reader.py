@@ -186,7 +186,23 @@ async def test_large_answers_are_read_ahead(cluster: FakeCluster) -> None:
     assert len(fetched) == len(set(fetched)), "something was fetched twice"
 
 
-async def test_one_answer_serves_partitions_in_turn(cluster: FakeCluster) -> None:
+async def test_a_guess_that_was_wrong_is_dropped(cluster: FakeCluster) -> None:
+    """A broker that sends more than its stable end allows: what was asked for ahead begins too high."""
+    log = FakeLog(batches(0, 400, value=b"v" * 1000), stable=200)
+    cluster.add("orders", log)
+    cluster.damage = lambda asked, _: b"".join(one for one in log.batches if int.from_bytes(one[:8], "big") >= wanted([asked])[0][1])
+    async with reading(cluster, max_wait_ms=10) as owner:
+        owner.assign("orders", 0, 0)
+        assert (await owner.read_to(200)).records == ((0, 200),)
+        await cluster.until_asked(FETCH, 2)
+        assert wanted(cluster.requests(FETCH))[1] == (0, 400), "nothing was guessed"
+        log.stable = None
+        log.batches += batches(400, 420)
+        assert (await owner.read_to(420)).records == ((0, 420),)
+
+
+async def test_one_answer_serves_partitions_in_turn(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane, "RETRY_S", (60.0, 60.0))  # nobody is held back because others filled the answer
     value = b"v" * 1000
     cluster.add("orders", *(FakeLog(batches(0, 500, value=value)) for _ in range(8)))
     async with reading(cluster, max_bytes=120_000, partition_max_bytes=100_000) as owner:
@@ -195,6 +211,8 @@ async def test_one_answer_serves_partitions_in_turn(cluster: FakeCluster) -> Non
         for partition in range(8):
             await owner.read_to(500, partition=partition)
     assert owner.troubles == []
+    first_of_each = [wanted([one])[0][0] for one in cluster.requests(FETCH)]
+    assert len(set(first_of_each[:8])) >= 4, "those who were served go to the end of the queue"
 
 
 async def test_two_isolation_levels_on_one_broker(cluster: FakeCluster) -> None:
@@ -568,6 +586,14 @@ async def test_retention_while_reading(cluster: FakeCluster) -> None:
     assert (got.records, got.unread) == (((0, 10), (33, 50)), ((10, 33),))
 
 
+async def test_what_is_gone_is_not_compared(cluster: FakeCluster) -> None:
+    cluster.add("orders", FakeLog(batches(33, 50, epoch=1), start=33, epoch=1, epoch_ends={0: (0, 10)}))
+    async with reading(cluster) as owner:
+        owner.assign("orders", 0, 5, leader_epoch=0)
+        assert (await owner.read_to(50)).unread == ((5, 33),)
+    assert owner.troubles == []
+
+
 async def test_everything_was_removed(cluster: FakeCluster) -> None:
     cluster.add("orders", FakeLog([], start=90, end=90))
     async with reading(cluster) as owner:
@@ -642,6 +668,17 @@ async def test_a_truncation_is_told_from_where_our_epochs_part(cluster: FakeClus
         assert (cut.position, cut.end_offset, cut.leader_epoch) == (50, 30, 1)
 
 
+async def test_a_truncation_to_an_older_log_that_is_longer(cluster: FakeCluster) -> None:
+    log = FakeLog([*batches(0, 30), *batches(30, 50, epoch=1)], epoch=1)
+    cluster.add("orders", log)
+    async with reading(cluster, max_wait_ms=10) as owner:
+        owner.assign("orders", 0, 0)
+        await owner.read_to(50)
+        log.batches, log.epoch, log.epoch_ends = batches(0, 90), 2, {1: (0, 90)}
+        cut = await owner.trouble(TroubleKind.TRUNCATED)
+        assert (cut.position, cut.end_offset, cut.leader_epoch) == (50, 30, 0)
+
+
 async def test_a_truncation_before_the_start_is_told_by_the_epoch_that_was_kept(cluster: FakeCluster) -> None:
     cluster.add("orders", FakeLog([*batches(0, 30, epoch=1), *batches(30, 90, epoch=4)], epoch=4, epoch_ends={3: (1, 30)}))
     async with reading(cluster) as owner:
@@ -669,6 +706,21 @@ async def test_divergence_that_the_leader_takes_back_changes_nothing(cluster: Fa
         owner.assign("orders", 0, 50, leader_epoch=3)
         assert (await owner.read_to(90)).records == ((50, 90),)
     assert len(cluster.requests(EPOCH_END)) == 1
+    assert owner.troubles == []
+
+
+async def test_one_stale_answer_is_not_believed_where_topics_are_fetched_by_name(cluster: FakeCluster) -> None:
+    cluster.offered[FETCH] = (0, 12)
+    cluster.add("orders", FakeLog(batches(0, 20)), topic_id=NEW_ID)
+    views = [ID]
+
+    def old_view(asked: Asked, answer: bytes) -> bytes:
+        return answer.replace(NEW_ID, views.pop()) if asked.api == METADATA and views else answer
+
+    cluster.tamper = old_view
+    async with reading(cluster) as owner:
+        owner.assign("orders", 0, 0, topic_id=NEW_ID)
+        assert (await owner.read_to(20)).topic_id == NEW_ID
     assert owner.troubles == []
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import re
+import signal
 import threading
 import time
 import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -205,27 +207,37 @@ def test_tokens(guarded: Worker) -> None:
 # --- brokers that are away ----------------------------------------------------------------------------------------------
 
 
-def test_brokers_away_at_the_start(make_rig: Callable[..., Rig]) -> None:
-    worker = make_rig({"orders": SINKS}, bootstrap="127.0.0.1:1").worker().start()
-    eventually(lambda: ask(worker, "/livez")[0] == 200, "it lives", 20)
+@pytest.fixture(scope="module", autouse=True)
+def away(make_rig: Callable[..., Rig]) -> tuple[Worker, Worker]:
+    """Two workers without brokers, one of them with a pattern to resolve; started with the module, for they have to wait."""
+    rigs = [make_rig({topic: SINKS}, bootstrap="127.0.0.1:1") for topic in ("orders", "/orders-.*/")]
+    return rigs[0].worker().start(), rigs[1].worker().start()
+
+
+def ended(worker: Worker) -> float:
+    """SIGTERM was sent: seconds until the process is gone; its exit status must be 0."""
+    begun = time.monotonic()
+    assert worker.process is not None
+    assert worker.process.wait(15) == 0, worker.tail()
+    return time.monotonic() - begun
+
+
+def test_brokers_away_at_the_start(away: tuple[Worker, Worker]) -> None:
+    named, pattern = away
+    eventually(lambda: ask(named, "/livez")[0] == 200, "it lives", 20)
     reason = "not ready: could not list the topics: Failed to get metadata: Local: Broker transport failure"
-    eventually(lambda: ask(worker, "/readyz") == (503, {"ready": False, "error": reason}), "it says why it is not ready", 20)
-    assert ask(worker, "/livez")[0] == 200
-    assert ask(worker, "/api/status")[0] == 503
-    begun = time.monotonic()
-    assert worker.stop() == 0
-    assert time.monotonic() - begun < 10
-    lines = worker.log.read_text().splitlines()
-    assert len([line for line in lines if "waiting for Kafka" in line]) == 1
-    assert not [line for line in lines if "Traceback" in line or "[error" in line]
-
-
-def test_patterns_can_be_given_up_while_brokers_are_away(make_rig: Callable[..., Rig]) -> None:
-    worker = make_rig({"/orders-.*/": SINKS}, bootstrap="127.0.0.1:1").worker().start()
-    eventually(lambda: "to resolve patterns" in worker.tail(), "it waits", 20)
-    begun = time.monotonic()
-    assert worker.stop() == 0
-    assert time.monotonic() - begun < 10
+    eventually(lambda: ask(named, "/readyz") == (503, {"ready": False, "error": reason}), "it says why it is not ready", 20)
+    eventually(lambda: "to resolve patterns" in pattern.tail(), "the other one waits too", 20)
+    assert ask(named, "/livez")[0] == 200
+    assert ask(named, "/api/status")[0] == 503
+    for worker in away:
+        worker.signal(signal.SIGTERM)
+    assert ended(named) < 10
+    assert ended(pattern) < 10
+    for worker in away:
+        lines = worker.log.read_text().splitlines()
+        assert len([line for line in lines if "waiting for Kafka" in line]) == 1
+        assert not [line for line in lines if "Traceback" in line or "[error" in line]
 
 
 @pytest.fixture(scope="module")
@@ -255,10 +267,11 @@ def test_brokers_killed_and_back_while_workers_run(own_cluster: KafkaCluster, ma
     for partition in range(3):
         observer.say(topic, partition, [[20, 24]])  # in flight, or waiting in the client, while the broker dies
     own_cluster.kill_broker(0)
-    begun = time.monotonic()
-    assert leaves.stop() == 0
-    assert time.monotonic() - begun < 10
-    eventually(lambda: ask(stays, "/readyz")[0] == 503, "it says that it is not ready", 30)
+    leaves.signal(signal.SIGTERM)
+    with ThreadPoolExecutor(1) as waiting:
+        left = waiting.submit(ended, leaves)
+        eventually(lambda: ask(stays, "/readyz")[0] == 503, "it says that it is not ready", 30)
+        assert left.result() < 10
     assert ask(stays, "/livez")[0] == 200
     own_cluster.start_broker(0)
     observer.flush()
