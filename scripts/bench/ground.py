@@ -6,21 +6,21 @@ import argparse
 import contextlib
 import json
 import os
-import statistics
 import struct
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 from kafka_cluster import FULL_JVM, KafkaCluster
+from kafka_jars import KafkaError
 
 from tests.support.rig import Rig, Worker
 
@@ -121,7 +121,9 @@ def filled(cluster: KafkaCluster, shape: Shape, records: int) -> Topic:
     if topic.records != records:
         raise CannotTellError(f"{name} holds {topic.records:,} records, not {records:,}: the producer lost some, try again.")
     if not 0.8 * shape.batch_bytes <= topic.size / topic.batches <= 1.1 * shape.batch_bytes:
-        raise CannotTellError(f"the batches of {name} have {topic.size / topic.batches:,.0f} bytes, not about {shape.batch_bytes:,}: try again.")
+        raise CannotTellError(
+            f"the batches of {name} have {topic.size / topic.batches:,.0f} bytes, not about {shape.batch_bytes:,}: try again."
+        )
     return topic
 
 
@@ -135,7 +137,9 @@ def described(cluster: KafkaCluster, name: str, shape: Shape) -> Topic:
         for length, count in _batches(segment):
             batches, size, records = batches + 1, size + length, records + count
     if records != sum(stops.values()):
-        raise CannotTellError(f"the segments of {name} hold {records:,} records, its offsets end at {sum(stops.values()):,}: it is not dense.")
+        raise CannotTellError(
+            f"the segments of {name} hold {records:,} records, its offsets end at {sum(stops.values()):,}: it is not dense."
+        )
     return Topic(name, shape, stops, batches, size)
 
 
@@ -155,11 +159,13 @@ def _batches(segment: Path) -> Iterator[tuple[int, int]]:
 
 @contextlib.contextmanager
 def worker(bootstrap: str, topics: Mapping[str, Any], **sections: Any) -> Iterator[tuple[Rig, Worker]]:
-    """A real worker with an app id and a state folder of its own, started and not waited for; killed afterwards."""
+    """A real worker with an app id and a state folder of its own, started and not waited for; stopped afterwards."""
     with tempfile.TemporaryDirectory(prefix="gapstream-bench-") as folder:
         rig = Rig(Path(folder), bootstrap, topics, f"bench-{uuid.uuid4().hex[:8]}", **sections)
         try:
-            yield rig, rig.worker().start()
+            process = rig.worker().start()
+            yield rig, process
+            process.stop()
         finally:
             rig.close()
 
@@ -179,11 +185,6 @@ def run_module(module: str, *arguments: str, timeout: float) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def median(values: Sequence[float]) -> float:
-    """The middle one."""
-    return statistics.median(values)
-
-
 def busy_percent(seconds: float = 1.0) -> int | None:
     """How much of the machine's processors is in use now, over ``seconds``; None where the system does not say."""
     stat = Path("/proc/stat")
@@ -200,13 +201,23 @@ def busy_percent(seconds: float = 1.0) -> int | None:
     return round(100 * (1 - (idle_after - idle) / max(1, total_after - total)))
 
 
-def parser(name: str, description: str | None, records: int) -> argparse.ArgumentParser:
-    """Options that the benchmarks share."""
+def concluded(name: str, benchmark: Callable[[], bool]) -> int:
+    """Run it; the exit status: 0 it is as it should be, 1 it is not, 3 it could not be told, with one sentence on stderr."""
+    try:
+        return 0 if benchmark() else 1
+    except (KafkaError, KafkaException, CannotTellError, AssertionError, OSError, subprocess.SubprocessError) as error:
+        # AssertionError: what the worker's rig says of a worker that does not become ready.
+        print(f"scripts/bench/run {name}: {error}", file=sys.stderr)
+        return 3
+
+
+def parser(name: str, description: str | None, records: int, quick: str) -> argparse.ArgumentParser:
+    """Options that the benchmarks share; ``quick``: what that option does."""
     made = argparse.ArgumentParser(
         prog=f"scripts/bench/run {name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--records", type=int, default=records, help="records in a topic (default: %(default)s)")
-    made.add_argument("--quick", action="store_true", help="smaller and shorter: tells whether it works, not how fast it is")
+    made.add_argument("--quick", action="store_true", help=quick)
     return made
 
 

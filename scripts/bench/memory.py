@@ -14,9 +14,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kafka_cluster import KafkaCluster, KafkaError
+from kafka_cluster import KafkaCluster
 
-from scripts.bench.ground import SMALL, CannotTellError, Topic, filled, own_cluster, parser, say
+from scripts.bench.ground import SMALL, CannotTellError, Topic, concluded, filled, own_cluster, parser, say
 from scripts.bench.ground import worker as real_worker
 from scripts.bench.heads import Heads
 
@@ -61,7 +61,6 @@ def measure(cluster: KafkaCluster, topic: Topic) -> list[Sample]:
                     samples.append(Sample(sum(read.values()), resident_mb(process.process.pid)))
                 if read == topic.stops:
                     samples.append(Sample(topic.records, resident_mb(process.process.pid)))
-                    process.stop()
                     return samples
     raise CannotTellError("the heads ended before the log did.")
 
@@ -90,18 +89,18 @@ def report(samples: Sequence[Sample], topic: Topic) -> bool:
     return enough
 
 
+def benchmark(records: int) -> bool:
+    """Fill, measure, report; whether memory stays."""
+    with own_cluster() as cluster:
+        topic = filled(cluster, SMALL, records)
+        say("reading ...")
+        return report(measure(cluster, topic), topic)
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Fill, measure, report; the exit status."""
-    options = parser("memory", __doc__, 60_000_000).parse_args(arguments)
-    try:
-        with own_cluster() as cluster:
-            topic = filled(cluster, SMALL, min(options.records, 20_000_000) if options.quick else options.records)
-            say("reading ...")
-            kept = report(measure(cluster, topic), topic)
-    except (KafkaError, CannotTellError) as error:
-        print(f"scripts/bench/run memory: {error}", file=sys.stderr)
-        return 3
-    return 0 if kept else 1
+    """Parse and run; the exit status."""
+    given = parser("memory", __doc__, 60_000_000, "30 million records").parse_args(arguments)
+    return concluded("memory", lambda: benchmark(30_000_000 if given.quick else given.records))
 
 
 if __name__ == "__main__":

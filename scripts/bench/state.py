@@ -11,10 +11,10 @@ import time
 from collections.abc import Mapping, Sequence
 
 import msgspec
-from kafka_cluster import KafkaCluster, KafkaError
+from kafka_cluster import KafkaCluster
 
 from gapstream_sidecar import Sidecar
-from scripts.bench.ground import SMALL, CannotTellError, Topic, filled, own_cluster, parser, say, worker
+from scripts.bench.ground import SMALL, CannotTellError, Topic, concluded, filled, own_cluster, parser, say, worker
 from stream_app.core.state import Head, SinkHead
 from tests.support.rig import Rig, Worker
 
@@ -23,6 +23,8 @@ SINK = "billing"
 REPORT = 10_000
 """Offsets in one report: what a consumer gets from a poll or two."""
 PATIENCE_S = 300.0
+JUDGED_S = 30.0
+"""Grace, and the flush behind it, take 2 s."""
 _KIND_AT = 21
 """Behind partition, format version and topic id: :mod:`stream_app.core.state`."""
 
@@ -37,22 +39,23 @@ def measure(cluster: KafkaCluster, topic: Topic) -> dict[bytes, bytes]:
             for first in range(0, stop, REPORT):
                 sidecar.received(topic.name, partition, first, min(first + REPORT, stop) - 1)
         sidecar.close()
-        await_judged(process, topic)
-        process.stop()
-        stored = latest(rig, f"{rig.app_id}-{topic.name}-changelog")
-    check(stored, topic)
-    return stored
+        await_complete(process, topic)
+        deadline = time.monotonic() + JUDGED_S
+        while (fault := unlike(stored := latest(rig, f"{rig.app_id}-{topic.name}-changelog"), topic)) is not None:
+            if time.monotonic() > deadline:
+                raise CannotTellError(fault)
+            time.sleep(0.5)
+        return stored
 
 
-def await_judged(process: Worker, topic: Topic) -> None:
+def await_complete(process: Worker, topic: Topic) -> None:
     """Return when the worker's answer shows that all was read and received, and nothing is missing."""
     deadline = time.monotonic() + PATIENCE_S
     rows: list[dict[str, object]] = []
+    wanted = {partition: (stop, stop, 0, 0) for partition, stop in topic.stops.items()}
     while time.monotonic() < deadline:
         rows = process.get(f"/api/partitions?topic={topic.name}&sink={SINK}")["partitions"]
-        done = {row["partition"]: (row["log_read_offset"], row["observed"], row["missing"], row["lag"]) for row in rows}
-        if done == {partition: (stop, stop, 0, 0) for partition, stop in topic.stops.items()}:
-            time.sleep(3.0)  # grace, and a flush of what was judged after it; whether it was judged is checked in the state
+        if {row["partition"]: (row["log_read_offset"], row["observed"], row["missing"], row["lag"]) for row in rows} == wanted:
             return
         time.sleep(0.5)
     raise CannotTellError(f"the topic was not complete within {PATIENCE_S:.0f} s; the worker says {rows}")
@@ -72,8 +75,8 @@ def latest(rig: Rig, changelog: str) -> dict[bytes, bytes]:
     return stored
 
 
-def check(stored: Mapping[bytes, bytes], topic: Topic) -> None:
-    """Raises CannotTellError unless the state is that of a log read, received and judged to its end."""
+def unlike(stored: Mapping[bytes, bytes], topic: Topic) -> str | None:
+    """How the state differs from that of a log read, received and judged to its end; None: not at all."""
     read: dict[int, int] = {}
     judged: dict[int, int | None] = {}
     for key, value in stored.items():
@@ -82,8 +85,9 @@ def check(stored: Mapping[bytes, bytes], topic: Topic) -> None:
             read[partition] = msgspec.msgpack.decode(value, type=Head).read
         elif kind == b"s" and key.endswith(SINK.encode()):
             judged[partition] = msgspec.msgpack.decode(value, type=SinkHead).settled
-    if read != topic.stops or judged != topic.stops:
-        raise CannotTellError(f"the log ends at {dict(topic.stops)}; the state says read to {read}, judged to {judged}.")
+    if read == topic.stops == judged:
+        return None
+    return f"the log ends at {dict(topic.stops)}; the state says read to {read}, judged to {judged}."
 
 
 def report(stored: Mapping[bytes, bytes], topic: Topic) -> bool:
@@ -98,18 +102,18 @@ def report(stored: Mapping[bytes, bytes], topic: Topic) -> bool:
     return total < MOST_BYTES
 
 
+def benchmark(records: int) -> bool:
+    """Fill, measure, report; whether the state is small enough."""
+    with own_cluster() as cluster:
+        topic = filled(cluster, SMALL, records)
+        say("reading and reporting ...")
+        return report(measure(cluster, topic), topic)
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Fill, measure, report; the exit status."""
-    options = parser("state", __doc__, 10_000_000).parse_args(arguments)
-    try:
-        with own_cluster() as cluster:
-            topic = filled(cluster, SMALL, min(options.records, 2_000_000) if options.quick else options.records)
-            say("reading and reporting ...")
-            kept = report(measure(cluster, topic), topic)
-    except (KafkaError, CannotTellError) as error:
-        print(f"scripts/bench/run state: {error}", file=sys.stderr)
-        return 3
-    return 0 if kept else 1
+    """Parse and run; the exit status."""
+    given = parser("state", __doc__, 10_000_000, "2 million records").parse_args(arguments)
+    return concluded("state", lambda: benchmark(2_000_000 if given.quick else given.records))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Keeps a partition's log, observations and changelog on one worker.
 
 Faust's own rule puts topics of equal partition count together, which tears a topic from its observations while it grows. Ours:
-the observations topic decides how many partitions are handed out, the watched topic and the changelog follow. Growth grows
-the changelog first and the observations last, so what is handed out exists in all three.
+partitions of one number are handed out together, as many as exist in all three. Growth grows the changelog first and the
+observations last, so the observations topic decides.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ class GroupedAssignor(PartitionAssignor):
     def _get_copartitioned_groups(  # type: ignore[override]  # a class method there; here the app's names are needed
         self, topics: set[str], cluster: Any, subscriptions: Mapping[str, list[str]]
     ) -> dict[int, list[set[str]]]:
-        names: Mapping[str, TopicNames] = self.app.topic_names  # type: ignore[attr-defined]  # our App has it
+        app_id = self.app.conf.id
         groups: dict[int, list[set[str]]] = {}
-        for name in names.values():
-            group = {name.watched, name.observations, name.changelog} & topics
-            counts = [len(cluster.partitions_for_topic(topic) or ()) for topic in sorted(group)]
-            if len(group) < 3 or 0 in counts:
+        # By what the members subscribe to, not by what the leader watches: their files, or what their patterns found, may differ.
+        for name in (TopicNames.of(app_id, topic) for topic in sorted(topics)):
+            group = {name.watched, name.observations, name.changelog}
+            if not group <= topics:
                 continue
-            decided = len(cluster.partitions_for_topic(name.observations))
-            groups.setdefault(min(decided, *counts), []).append(group)
+            counts = [len(cluster.partitions_for_topic(topic) or ()) for topic in sorted(group)]
+            if 0 not in counts:
+                groups.setdefault(min(counts), []).append(group)
         return groups

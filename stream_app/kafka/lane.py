@@ -276,7 +276,7 @@ class Lane:
             self._host.is_ready(part)
         part.want_bytes = parser.needed if parser.needed <= BATCH_MAX_BYTES else 0
         if moved:
-            part.stalls, part.stalled_since = 0, None
+            part.stalls, part.stalled_since, part.not_before = 0, None, 0.0
             if part.condemned is not None and parser.next > part.condemned:
                 part.condemned = None
         if parser.damage is not None:

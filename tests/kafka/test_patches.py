@@ -1,0 +1,81 @@
+"""The mends to aiokafka do what they say, and are still needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import aiokafka.client
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED, PartitionRecords
+from aiokafka.errors import KafkaError
+from aiokafka.protocol.metadata import MetadataRequest, MetadataRequest_v4, MetadataRequest_v5, MetadataRequestStruct
+from aiokafka.record.memory_records import MemoryRecords
+
+from stream_app.kafka import patches
+from tests.support.log_bytes import ABORT, CONTROL, TRANSACTIONAL, batch, emptied, marker
+
+PRODUCER = 7
+
+
+def read(
+    log: bytes, *, start: int = 0, aborted: Sequence[tuple[int, int]] = (), isolation: int = READ_COMMITTED
+) -> tuple[list[int], int]:
+    """Offsets that aiokafka hands out of one answer, and where it would fetch next."""
+    found = PartitionRecords(TopicPartition("orders", 0), MemoryRecords(log), list(aborted), start, None, None, True, isolation)
+    return [record.offset for record in found], found.next_fetch_offset
+
+
+EMPTIED = emptied(4, 4, attributes=TRANSACTIONAL | CONTROL, producer=PRODUCER)
+COMMITTED = batch(0, 3, attributes=TRANSACTIONAL, producer=PRODUCER)
+AFTER = batch(5, 6)
+
+
+@pytest.mark.parametrize("isolation", [READ_COMMITTED, READ_UNCOMMITTED])
+def test_an_emptied_control_batch_is_passed(isolation: int) -> None:
+    assert read(COMMITTED + EMPTIED + AFTER, isolation=isolation) == ([0, 1, 2, 3, 5, 6], 7)
+
+
+def test_an_emptied_control_batch_alone_moves_the_position() -> None:
+    assert read(EMPTIED, start=4) == ([], 5)
+
+
+def test_without_the_mend_aiokafka_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When this fails, aiokafka mends itself: take ours out."""
+    monkeypatch.setattr(PartitionRecords, "_contains_abort_marker", patches._contains_abort_marker)
+    with pytest.raises(KafkaError, match="did not contain any records"):
+        read(COMMITTED + EMPTIED + AFTER)
+
+
+def test_an_emptied_control_batch_ends_no_abort() -> None:
+    """It may have been a commit marker as well as an abort marker: what is aborted says the broker's list."""
+    first = batch(0, 3, attributes=TRANSACTIONAL, producer=PRODUCER)
+    second = batch(5, 8, attributes=TRANSACTIONAL, producer=PRODUCER)
+    log = first + EMPTIED + second + marker(9, PRODUCER, ABORT) + batch(10, 11)
+    assert read(log, aborted=[(PRODUCER, 5)]) == ([0, 1, 2, 3, 10, 11], 12)
+
+
+def test_aborts_and_commits_are_told_apart_as_before() -> None:
+    log = batch(0, 3, attributes=TRANSACTIONAL, producer=PRODUCER) + marker(4, PRODUCER, ABORT)
+    log += batch(5, 8, attributes=TRANSACTIONAL, producer=PRODUCER) + marker(9, PRODUCER)
+    assert read(log, aborted=[(PRODUCER, 0)]) == ([5, 6, 7, 8], 10)
+    assert read(log, aborted=[(PRODUCER, 0)], isolation=READ_UNCOMMITTED) == ([0, 1, 2, 3, 5, 6, 7, 8], 10)
+
+
+def test_other_errors_stay_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: object, batch: object) -> bool:
+        raise KafkaError("something else")
+
+    monkeypatch.setattr(patches, "_contains_abort_marker", broken)
+    with pytest.raises(KafkaError, match="something else"):
+        read(COMMITTED + EMPTIED)
+
+
+@pytest.mark.parametrize("topics", [["orders"], [], None])
+@pytest.mark.parametrize("version", [MetadataRequest_v4, MetadataRequest_v5])
+def test_metadata_are_asked_without_making_topics(topics: list[str] | None, version: type[MetadataRequestStruct]) -> None:
+    assert aiokafka.client.MetadataRequest is patches.QuietMetadataRequest
+    quiet = patches.QuietMetadataRequest(topics).build(version).encode()
+    loud = MetadataRequest(topics).build(version).encode()
+    assert (quiet[-1], loud[-1]) == (0, 1), "the flag is the last byte"
+    assert quiet[:-1] == loud[:-1]
