@@ -1,4 +1,4 @@
-"""What the benchmarks stand on: a Kafka of their own, topics of known batches, and a look at how busy the machine is."""
+"""What the benchmarks stand on: a Kafka of their own, topics of known batches, workers, options."""
 
 from __future__ import annotations
 
@@ -183,22 +183,6 @@ def run_module(module: str, *arguments: str, timeout: float) -> Any:
     if done.returncode != 0:
         raise CannotTellError(f"{module} ended with {done.returncode}: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def busy_percent(seconds: float = 1.0) -> int | None:
-    """How much of the machine's processors is in use now, over ``seconds``; None where the system does not say."""
-    stat = Path("/proc/stat")
-    if not stat.exists():
-        return None
-
-    def look() -> tuple[int, int]:
-        times = [int(word) for word in stat.read_text().splitlines()[0].split()[1:9]]
-        return sum(times), times[3] + times[4]
-
-    total, idle = look()
-    time.sleep(seconds)
-    total_after, idle_after = look()
-    return round(100 * (1 - (idle_after - idle) / max(1, total_after - total)))
 
 
 def concluded(name: str, benchmark: Callable[[], bool]) -> int:

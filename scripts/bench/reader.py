@@ -148,9 +148,7 @@ def main() -> None:
     kafka = KafkaSettings(servers)
     try:
         for run in range(options.runs + 1):
-            got = asyncio.run(
-                read(kafka, topic, isolation=options.isolation, check_crcs=not options.no_crcs, max_bytes=options.max_bytes)
-            )
+            got = asyncio.run(read(kafka, topic, isolation=options.isolation, check_crcs=not options.no_crcs, max_bytes=options.max_bytes))
             if run:
                 report(got, as_json=options.json)
     finally:

@@ -15,18 +15,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 
 from kafka_cluster import KafkaCluster
 
-from scripts.bench.ground import LARGE, SMALL, CannotTellError, Topic, busy_percent, concluded, filled, own_cluster, parser, run_module, say
+from scripts.bench.ground import LARGE, SMALL, CannotTellError, Topic, concluded, filled, own_cluster, parser, run_module, say
 from scripts.bench.ground import worker as real_worker
 from scripts.bench.heads import Heads, SeenHead
+from scripts.bench.machine import others_percent, watched
 
 LEAST = {"consume": 3.0, "agent": 200.0}
 """What the worker's rate is at least, in multiples of the other's."""
 PATIENCE_S = 600.0
 BUSY_PERCENT = 10
+"""Of all processors, used by others: above it the figures say little."""
 ATTEMPTS = 3
 
 
@@ -36,6 +39,8 @@ class Rates:
 
     topic: Topic
     of: dict[str, list[float]] = field(default_factory=dict)
+    others: dict[str, list[int | None]] = field(default_factory=dict)
+    """Percent of the machine that others used meanwhile; None: unknown."""
 
     def ratios(self, other: str) -> list[float]:
         """The worker's rate over the other's, pair by pair."""
@@ -98,15 +103,16 @@ def measure(cluster: KafkaCluster, topics: Sequence[Topic], runs: int, agent_sec
     ]
     for topic in topics:
         by_consume(cluster, topic)  # Java compiles what serves a fetch, and the page cache holds the topic
-    measured = [Rates(topic, {name: [] for name, _ in contenders}) for topic in topics]
+    measured = [Rates(topic, {name: [] for name, _ in contenders}, {name: [] for name, _ in contenders}) for topic in topics]
     for run in range(runs):
         for rates in measured:
             for name, contender in contenders[run % 3 :] + contenders[: run % 3]:
-                busy = busy_percent()
-                rate = contender(rates.topic)
+                rate, others = watched(partial(contender, rates.topic))
                 rates.of[name].append(rate)
-                others = "" if busy is None else f"; the machine was {busy} % busy before it"
-                say(f"run {run + 1}, {rates.topic.shape.name}, {name}: {rate:,.0f} records/s{others}")
+                rates.others[name].append(others)
+                say(
+                    f"run {run + 1}, {rates.topic.shape.name}, {name}: {rate:,.0f} records/s; others used {_percent(others)} of the machine"
+                )
     return measured
 
 
@@ -115,24 +121,37 @@ def report(measured: Sequence[Rates]) -> bool:
     kept = True
     for rates in measured:
         print(f"\nbatches of {rates.topic.shape.name}: {rates.topic}")
-        print(f"  {'':8} {'records/s, median':>18}   worker is so many times as fast: median (run by run)")
+        print(f"  {'':8} {'records/s, median':>18}  {'others used':>11}  worker is so many times as fast: median (run by run)")
         for name, values in rates.of.items():
-            line = f"  {name:8} {median(values):18,.0f}"
+            line = f"  {name:8} {median(values):18,.0f}  {_percent(_most(rates.others[name])):>11}"
             if name in LEAST:
                 ratios = rates.ratios(name)
                 enough = median(ratios) >= LEAST[name]
                 kept = kept and enough
                 verdict = "" if enough else f"  <- less than {LEAST[name]:g}"
-                line += f"   {median(ratios):.1f} ({', '.join(f'{ratio:.1f}' for ratio in ratios)}){verdict}"
+                line += f"  {median(ratios):.1f} ({', '.join(f'{ratio:.1f}' for ratio in ratios)}){verdict}"
             print(line)
+    worst = _most([share for rates in measured for shares in rates.others.values() for share in shares])
+    if worst is None or worst > BUSY_PERCENT:
+        print(f"\nothers used {_percent(worst)} of the machine at worst: these figures are not those of a machine of its own")
     return kept
+
+
+def _most(shares: Sequence[int | None]) -> int | None:
+    """The highest share; None where one is unknown."""
+    known = [share for share in shares if share is not None]
+    return max(known) if len(known) == len(shares) else None
+
+
+def _percent(share: int | None) -> str:
+    return "an unknown part" if share is None else f"{share} %"
 
 
 def benchmark(records: int, runs: int, agent_seconds: float) -> bool:
     """Fill, measure, report; whether the worker is fast enough."""
-    busy = busy_percent(2.0)
-    if busy is not None and busy > BUSY_PERCENT:
-        say(f"the machine is {busy} % busy with other things: what is measured now says little; end them and run it again")
+    others = others_percent(2.0)
+    if others is not None and others > BUSY_PERCENT:
+        say(f"others use {others} % of the machine: what is measured now says little; end them and run it again")
     with own_cluster() as cluster:
         topics = [filled(cluster, shape, records) for shape in (SMALL, LARGE)]
         return report(measure(cluster, topics, runs, agent_seconds))

@@ -373,11 +373,14 @@ class SinkState:
         return found
 
     def fix_floor(self, log: LogState) -> None:
-        """At the first verdict: the floor of the configuration, or the lowest offset observed or claimed."""
+        """At the first verdict: the floor of the configuration, or the lowest offset observed or claimed.
+
+        Never below what the log has forgotten: there nobody can tell any more which offsets hold records.
+        """
         if self.floor is None:
             lowest = self.lowest if self.lowest is not None else log.read
             floor = self.policy.floor if self.policy.floor is not None else lowest
-            self.floor = max(floor, log.origin)
+            self.floor = max(floor, log.origin, log.forgotten)
             rest = (*self.explained.values(), *self.untold.values(), *self.again)
             for offsets in (self.received, self.unread, self.again_told, *rest):
                 offsets.remove(0, self.floor)

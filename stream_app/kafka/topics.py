@@ -16,7 +16,8 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, Ne
 
 from stream_app.kafka.names import TopicNames, alerts_topic, status_topic
 
-CALL_SECONDS = 10.0
+CALL_SECONDS = 5.0
+"""One call at most: a worker that is told to stop waits for the one under way, and has ten seconds."""
 STATUS_PARTITIONS = 6
 """Rows are spread by key, so that one transaction left open holds up a part of them only."""
 CHANGELOG_DELETE_RETENTION_MS = 7 * 86_400_000

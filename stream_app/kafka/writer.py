@@ -55,7 +55,7 @@ class FencedWriter:
                 await self._producer.begin_transaction()  # waits for the producer id, which is what fences
                 await self._producer.abort_transaction()
         except (KafkaError, OSError) as exc:  # TimeoutError is an OSError
-            raise WriterLost(f"no transactional producer could be started: {exc or type(exc).__name__}") from exc
+            raise WriterLost(f"no transactional producer could be started: {str(exc) or type(exc).__name__}") from exc
 
     async def write(self, records: Sequence[OutRecord], offset_of: str) -> int | None:
         """Write all or nothing; the last offset written to topic ``offset_of``. Raises WriterLost when that is not certain."""
@@ -67,8 +67,7 @@ class FencedWriter:
 
     async def _write(self, records: Sequence[OutRecord], offset_of: str) -> int | None:
         await self._producer.begin_transaction()
-        # aiokafka fails this future whether or not a commit is waiting for it, and has no public name for it
-        self._producer._txn_manager.wait_for_transaction_end().add_done_callback(_noted)
+        self._note_transaction()
         sent = []
         for record in records:
             future = await self._producer.send(
@@ -89,6 +88,13 @@ class FencedWriter:
         with contextlib.suppress(KafkaError, TimeoutError):  # a fenced producer can't end its transaction: that is its successor's
             async with asyncio.timeout(STOP_SECONDS):
                 await self._producer.stop()
+        self._note_transaction()
+
+    def _note_transaction(self) -> None:
+        """aiokafka fails this future whether or not a commit waits for it, may replace it then, and has no public name for it."""
+        waiter = self._producer._txn_manager.wait_for_transaction_end()
+        if waiter is not None:
+            waiter.add_done_callback(_noted)
 
 
 def _noted(future: asyncio.Future[Any]) -> None:

@@ -37,7 +37,7 @@ class Backend:
             reasons.append("the worker is stopping")
         if trouble is not None:
             reasons.append(trouble)
-        elif not self._owners.assigned or self._app.rebalancing:
+        elif not (self._owners.assigned or self._app.unassigned) or self._app.rebalancing:
             reasons.append(self._owners.waiting or "waiting for an assignment of partitions")
         elif not self.view.loaded:
             reasons.append("the status topic is being read")

@@ -118,4 +118,4 @@ class KafkaPort:
         try:
             return await self._seek(TP(topic, partition), offset)
         except Exception as exc:  # aiokafka's errors have no common base but Exception (IllegalStateError, KafkaError, TimeoutError)
-            raise Unavailable(f"observations of {topic}/{partition} can't be read: {exc or type(exc).__name__}") from exc
+            raise Unavailable(f"observations of {topic}/{partition} can't be read: {str(exc) or type(exc).__name__}") from exc

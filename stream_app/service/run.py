@@ -15,8 +15,10 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import structlog
+from aiokafka.errors import KafkaError
 
 from stream_app.config import Config
 from stream_app.kafka.topics import Topics, TopicsUnavailable
@@ -175,6 +177,15 @@ async def run(app: GapstreamApp) -> int:
         leave_in_time(1)
     await _stop(app, starting)
     return int(crashed)
+
+
+def _on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Errors of Kafka that nobody waited for are told where somebody did; what else asyncio reports is a defect, with its traceback."""
+    error = context.get("exception")
+    if isinstance(error, KafkaError):
+        log.debug("a Kafka error that nobody waited for", error=f"{type(error).__name__}: {error}")
+    else:
+        loop.default_exception_handler(context)
 
 
 async def _stop(app: GapstreamApp, starting: asyncio.Task[None]) -> None:

@@ -220,9 +220,7 @@ class NaivePartition:
             return "gap.acknowledged", OPEN.get(state)
         return None
 
-    def _receive(
-        self, sink: NaiveSink, offset: int, state: State | None, ahead: bool, alertable: bool
-    ) -> tuple[str, str | None] | None:
+    def _receive(self, sink: NaiveSink, offset: int, state: State | None, ahead: bool, alertable: bool) -> tuple[str, str | None] | None:
         if state is State.RECEIVED:
             if ahead:
                 sink.again.setdefault(offset, []).append(alertable)
@@ -275,7 +273,7 @@ class NaivePartition:
             return None
         if sink.floor is None:
             assert sink.lowest is not None
-            sink.floor = max(sink.lowest if sink.policy.floor is None else sink.policy.floor, self.origin)
+            sink.floor = max(sink.lowest if sink.policy.floor is None else sink.policy.floor, self.origin, self.forgotten_below)
             for offset in [o for o in sink.states if o < sink.floor]:
                 del sink.states[offset]
                 sink.again.pop(offset, None)

@@ -148,12 +148,17 @@ def policy(name: str = "s", **rules: Any) -> Policy:
     return Policy(name, **{"grace_ms": GRACE, "floor": 0, "stall_after_ms": None, **rules})
 
 
-def log_read(position: int, kinds: Sequence[str], *, now_ms: int = BASE, start: int = 0, ahead: int = 0, **facts: Any) -> LogRead:
-    """An answer of the reader with one kind per offset: ``record``, a cause of absent offsets, ``hole``, ``unreadable``, ``unread``."""
+def log_read(
+    position: int, kinds: Sequence[str], *, now_ms: int = BASE, start: int = 0, ahead: int = 0, stop: int | None = None, **facts: Any
+) -> LogRead:
+    """An answer of the reader with one kind per offset: ``record``, a cause of absent offsets, ``hole``, ``unreadable``, ``unread``.
+
+    Where there are too many for that: ``stop`` and the fields of the answer.
+    """
     by_kind: dict[str, list[int]] = {}
     for offset, kind in enumerate(kinds, position):
         by_kind.setdefault(kind, []).append(offset)
-    stop = position + len(kinds)
+    stop = position + len(kinds) if stop is None else stop
     timed = "record" in by_kind or "unreadable" in by_kind
     known: dict[str, Any] = {
         "topic_id": TOPIC_ID,
@@ -189,9 +194,7 @@ class Rig:
     told: list[Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.ledger = Ledger.create(
-            "t", 0, "birth", topic_id=TOPIC_ID, log_start=self.origin, log_end=self.origin, policies=self.policies
-        )
+        self.ledger = Ledger.create("t", 0, "birth", topic_id=TOPIC_ID, log_start=self.origin, log_end=self.origin, policies=self.policies)
         self.ledger.log.ever_compacted = self.ever_compacted
 
     def sink(self, name: str = "s") -> SinkState:

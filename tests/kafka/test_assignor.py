@@ -34,7 +34,7 @@ def group(topic: str) -> set[str]:
 
 def counts(**partitions: int | tuple[int, int, int]) -> dict[str, int]:
     """Partitions of the watched topic, its observations and its changelog; one number means the same for all three."""
-    found = {}
+    found: dict[str, int] = {}
     for topic, given in partitions.items():
         names = TopicNames.of(APP, topic)
         watched, observations, changelog = given if isinstance(given, tuple) else (given, given, given)
@@ -66,7 +66,7 @@ def member(topics: Iterable[str], url: str, held: Mapping[str, list[int]] | None
 
 def assign(assignor: GroupedAssignor, partitions: Mapping[str, int], **members: Any) -> dict[str, dict[str, list[int]]]:
     """Member -> topic -> partitions that it reads."""
-    given = assignor.assign(Cluster(partitions), members)  # type: ignore[arg-type]  # the metadata's only method that it asks
+    given = assignor.assign(Cluster(partitions), members)
     found = {}
     for name, one in given.items():
         data = ClientMetadata.loads(assignor._decompress(one.user_data))
@@ -86,9 +86,7 @@ def test_topics_of_equal_partition_count_stay_apart(assignor: GroupedAssignor) -
 
 def test_a_partition_of_each_of_the_three_goes_to_one_worker(assignor: GroupedAssignor) -> None:
     topics = group("orders") | group("payments") | group("sales")
-    found = assign(
-        assignor, counts(orders=5, payments=3, sales=1), a=member(topics, "http://a"), b=member(topics, "http://b")
-    )
+    found = assign(assignor, counts(orders=5, payments=3, sales=1), a=member(topics, "http://a"), b=member(topics, "http://b"))
     held: dict[str, list[int]] = {topic: [] for topic in topics}
     for by_topic in found.values():
         for topic in ("orders", "payments", "sales"):
@@ -135,7 +133,7 @@ def test_a_standby_follows_the_changelog_on_another_worker() -> None:
     assignor = make(1)
     topics = group("orders")
     given = assignor.assign(
-        Cluster(counts(orders=4)),  # type: ignore[arg-type]  # the metadata's only method that it asks
+        Cluster(counts(orders=4)),
         {"a": member(topics, "http://a"), "b": member(topics, "http://b")},
     )
     changelog = TopicNames.of(APP, "orders").changelog

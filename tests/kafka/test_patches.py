@@ -18,9 +18,7 @@ from tests.support.log_bytes import ABORT, CONTROL, TRANSACTIONAL, batch, emptie
 PRODUCER = 7
 
 
-def read(
-    log: bytes, *, start: int = 0, aborted: Sequence[tuple[int, int]] = (), isolation: int = READ_COMMITTED
-) -> tuple[list[int], int]:
+def read(log: bytes, *, start: int = 0, aborted: Sequence[tuple[int, int]] = (), isolation: int = READ_COMMITTED) -> tuple[list[int], int]:
     """Offsets that aiokafka hands out of one answer, and where it would fetch next."""
     found = PartitionRecords(TopicPartition("orders", 0), MemoryRecords(log), list(aborted), start, None, None, True, isolation)
     return [record.offset for record in found], found.next_fetch_offset

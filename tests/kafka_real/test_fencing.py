@@ -5,10 +5,14 @@ from __future__ import annotations
 import random
 import signal
 import threading
+import time
+import uuid
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
+from stream_app.kafka.writer import FencedWriter, OutRecord, WriterLost
 from tests.campaign import spine
 from tests.support.kafka_kit import KafkaKit
 from tests.support.observer import Observer
@@ -17,18 +21,21 @@ from tests.support.rig import Rig, Worker, eventually, listed
 SINKS = {"sinks": {"billing": {"type": "consumer", "grace": "200ms"}}}
 PARTITIONS = 4
 SESSION_S = 6.0
+SIGN_S = 2.0
+"""A sign of life each second, and half a second until it is read, on a machine that has other things to do."""
 
 
 class Pair:
     """Two workers that share a topic."""
 
-    def __init__(self, kit: KafkaKit, make_rig: Callable[..., Rig], standbys: int) -> None:
+    def __init__(self, kit: KafkaKit, make_rig: Callable[..., Rig], partitions: int = PARTITIONS, **app: Any) -> None:
         self.kit = kit
-        self.topic = kit.make_topic(PARTITIONS)
-        self.rig = make_rig({self.topic: SINKS}, app={"standby_replicas": standbys})
+        self.partitions = range(partitions)
+        self.topic = kit.make_topic(partitions)
+        self.rig = make_rig({self.topic: SINKS}, app=app)
         self.workers = [self.rig.worker().start(), self.rig.worker().start()]
-        self.lost: dict[int, set[int]] = {partition: set() for partition in range(PARTITIONS)}
-        self.written = dict.fromkeys(range(PARTITIONS), 0)
+        self.lost: dict[int, set[int]] = {partition: set() for partition in self.partitions}
+        self.written = dict.fromkeys(self.partitions, 0)
 
     def owners(self, asked: Worker) -> dict[int, tuple[str, str]]:
         """Partition -> who reads it, and its state, as one worker says."""
@@ -42,13 +49,29 @@ class Pair:
 
         def shared() -> bool:
             owners = self.owners(self.workers[0])
-            return len(owners) == PARTITIONS and {name for name, _ in owners.values()} == {"worker-1", "worker-2"}
+            return len(owners) == len(self.partitions) and {name for name, _ in owners.values()} == {"worker-1", "worker-2"}
 
         eventually(shared, "both workers own partitions")
         return self
 
     def owned_by(self, worker: Worker, asked: Worker) -> set[int]:
         return {partition for partition, (name, _) in self.owners(asked).items() if name == f"worker-{worker.number}"}
+
+    def await_taken_over(self, heir: Worker, partitions: set[int]) -> None:
+        """Until the heir reads them; whoever is gone for longer than the session must not look alive meanwhile."""
+        name, begun = f"worker-{heir.number}", time.monotonic()
+
+        def taken() -> bool:
+            asked = time.monotonic() - begun
+            rows = heir.get(f"/api/partitions?topic={self.topic}&sink=log")["partitions"]
+            left = [row for row in rows if row["partition"] in partitions and row["worker"] != name]
+            for row in left:
+                known = row["state"] != "unknown"
+                assert not (known and asked > SESSION_S + SIGN_S), f"{row} {asked:.1f} s after the last sign of life"
+                assert known or "is gone, last heard of at" in row["reason"] or "has stopped and no other" in row["reason"]
+            return not left
+
+        eventually(taken, "the other worker takes over", 4 * SESSION_S)
 
     def records(self, asked: Worker) -> dict[int, int | None]:
         rows = asked.get(f"/api/partitions?topic={self.topic}&sink=billing")["partitions"]
@@ -60,7 +83,7 @@ class Pair:
         eventually(lambda: listed(asked.get("/api/gaps?limit=10000")) == wanted, "every loss found, nothing more")
         assert self.records(asked) == self.written
         rows = asked.get(f"/api/partitions?topic={self.topic}&sink=billing")["partitions"]
-        assert {row["partition"]: row["duplicates"] for row in rows} == dict.fromkeys(range(PARTITIONS), 0)
+        assert {row["partition"]: row["duplicates"] for row in rows} == dict.fromkeys(self.partitions, 0)
         alerts = spine.folded(self.rig)
         assert (alerts.faults, alerts.repeats, alerts.duplicates) == ([], 0, {})
         assert {key: set(gaps) for key, gaps in alerts.open.items() if gaps} == wanted
@@ -86,7 +109,7 @@ class Load:
         pair, rng = self._pair, random.Random(7)
         observer = Observer(pair.rig.bootstrap, pair.rig.app_id)
         while not self._stop.is_set():
-            for partition in range(PARTITIONS):
+            for partition in pair.partitions:
                 offsets = pair.kit.produce(pair.topic, partition, 100)
                 lost = {offset for offset in offsets[:-1] if rng.random() < 0.05}
                 pair.written[partition] += len(offsets)
@@ -98,7 +121,7 @@ class Load:
 @pytest.fixture(scope="module")
 def pairs(shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> Iterator[dict[int, Pair]]:
     """By number of standbys; both are started at once."""
-    made = {standbys: Pair(shared_kit, make_rig, standbys) for standbys in (0, 1)}
+    made = {standbys: Pair(shared_kit, make_rig, standby_replicas=standbys) for standbys in (0, 1)}
     yield made
     for pair in made.values():
         pair.rig.close()
@@ -113,28 +136,21 @@ def test_a_frozen_worker_is_replaced_and_wakes_up_harmless(pairs: dict[int, Pair
         taken = pair.owned_by(first, second)
         first.signal(signal.SIGSTOP)
         try:
-            eventually(
-                lambda: {state for partition, (_, state) in pair.owners(second).items() if partition in taken} == {"unknown"},
-                "rows of a worker that says nothing are unknown",
-                2 * SESSION_S,
-            )
-            reason = second.get(f"/api/partitions?topic={pair.topic}&sink=billing")["partitions"][min(taken)]["reason"]
-            assert reason.startswith("worker worker-1 is gone, last heard of at ")
-            eventually(lambda: pair.owned_by(second, second) == set(range(PARTITIONS)), "the other worker takes over", 3 * SESSION_S)
+            pair.await_taken_over(second, taken)
             before = pair.records(second)
             eventually(lambda: all(pair.records(second)[one] != before[one] for one in taken), "the partitions taken over are read on")
         finally:
             first.signal(signal.SIGCONT)
         pair.share()
         before = pair.records(second)
-        eventually(lambda: all(pair.records(second)[one] != before[one] for one in range(PARTITIONS)), "all are read on")
+        eventually(lambda: all(pair.records(second)[one] != before[one] for one in pair.partitions), "all are read on")
     for worker in pair.workers:
         pair.judge(worker)
         assert "Traceback" not in worker.log.read_text()
 
 
 def test_a_restart_within_the_session_keeps_the_partitions(shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> None:
-    pair = Pair(shared_kit, make_rig, 0).share()
+    pair = Pair(shared_kit, make_rig, session_timeout="20s").share()
     first, second = pair.workers
     shares = pair.owned_by(first, first), pair.owned_by(second, first)
     with Load(pair):
@@ -154,3 +170,68 @@ def test_a_restart_within_the_session_keeps_the_partitions(shared_kit: KafkaKit,
     assert pair.owned_by(second, first) == shares[1]
     pair.judge(first)
     pair.rig.close()
+
+
+def test_more_workers_than_partitions(shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> None:
+    """An assignment may be empty: such a worker is ready, answers for the others, and takes over from who dies."""
+    pair = Pair(shared_kit, make_rig, partitions=1)
+    for worker in pair.workers:
+        worker.ready()
+    eventually(lambda: pair.owners(pair.workers[0]), "somebody reads it")
+    (busy,), (idle,) = (
+        [worker for worker in pair.workers if (pair.owned_by(worker, pair.workers[0]) == {0}) is owns] for owns in (True, False)
+    )
+    with Load(pair):
+        eventually(lambda: listed(idle.get("/api/gaps")), "losses, as the idle one tells them")
+        busy.kill()
+        pair.await_taken_over(idle, {0})
+        before = pair.records(idle)[0]
+        eventually(lambda: pair.records(idle)[0] != before, "it reads on")
+    pair.judge(idle)
+    pair.rig.close()
+
+
+# --- the writer itself --------------------------------------------------------------------------------------------------
+
+
+def records(topic: str, *keys: bytes) -> list[OutRecord]:
+    return [OutRecord(topic, key, b"value", 0) for key in keys]
+
+
+async def test_whoever_starts_fences_whoever_wrote_before(shared_kit: KafkaKit) -> None:
+    topic, other = shared_kit.make_topic(1), shared_kit.make_topic(1)
+    connection, name = {"bootstrap_servers": shared_kit.bootstrap}, f"writer-{uuid.uuid4().hex[:8]}"
+    first, second = FencedWriter(connection, name), FencedWriter(connection, name)
+    try:
+        await first.start()
+        assert await first.write([*records(topic, b"a", b"b"), *records(other, b"x")], topic) == 1
+        assert await first.write(records(topic, b"c"), topic) == 3, "a marker stands between"
+        assert await first.write(records(other, b"y"), topic) is None
+        await second.start()
+        with pytest.raises(WriterLost):
+            await first.write(records(topic, b"stale"), topic)
+        last = await second.write(records(topic, b"d"), topic)
+        assert last is not None
+        assert last > 3
+        with pytest.raises(WriterLost):
+            await first.write(records(topic, b"stale"), topic)
+    finally:
+        await first.stop()
+        await second.stop()
+    assert [message.key() for message in shared_kit.read(topic)] == [b"a", b"b", b"c", b"d"]
+    assert [message.key() for message in shared_kit.read(other)] == [b"x", b"y"]
+
+
+async def test_a_write_that_fails_half_way_leaves_nothing(shared_kit: KafkaKit) -> None:
+    topic, name = shared_kit.make_topic(1), f"writer-{uuid.uuid4().hex[:8]}"
+    writer, heir = (FencedWriter({"bootstrap_servers": shared_kit.bootstrap}, name) for _ in range(2))
+    try:
+        await writer.start()
+        with pytest.raises(WriterLost, match="MessageSizeTooLarge"):
+            await writer.write([*records(topic, b"half"), OutRecord(topic, b"large", bytes(5 << 20), 0)], topic)
+        await heir.start()
+        assert await heir.write(records(topic, b"whole"), topic) is not None
+    finally:
+        await writer.stop()
+        await heir.stop()
+    assert [message.key() for message in shared_kit.read(topic)] == [b"whole"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,6 @@ from tests.support.kafka_kit import KafkaKit
 from tests.support.observer import Observer
 from tests.support.rig import Rig, Worker, eventually, listed
 
-GRACE = {"grace": "200ms"}
 READY_S = 15.0
 
 
@@ -68,26 +67,42 @@ class Bench:
             assert (row["records"], row["duplicates"], row["observed"]) == (records, 0, records - row["missing"])
 
 
-@pytest.fixture
-def bench(shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> Bench:
-    topic = shared_kit.make_topic(2)
-    rig = make_rig({topic: {"sinks": {"billing": {"type": "consumer", **GRACE}}}})
-    for partition in (0, 1):
-        shared_kit.produce(topic, partition, 100)
-    worker = rig.worker().start().ready()
-    made = Bench(shared_kit, rig, topic, worker, Observer(rig.bootstrap, rig.app_id))
-    for partition in (0, 1):
-        made.observer.received(topic, partition, [0, 39], [50, 99])
-    wanted = {(topic, partition, "billing"): set(range(40, 50)) for partition in (0, 1)}
-    eventually(lambda: made.gaps() == wanted, "the first gaps")
+TESTS = 5
+"""Of this module: each has a bench of its own, and all of them are started at once."""
+
+
+@pytest.fixture(scope="module")
+def benches(shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> list[Bench]:
+    made = []
+    for _ in range(TESTS):
+        topic = shared_kit.make_topic(2)
+        rig = make_rig({topic: {"sinks": {"billing": {"type": "consumer", "grace": "200ms"}}}})
+        for partition in (0, 1):
+            shared_kit.produce(topic, partition, 100)
+        made.append(Bench(shared_kit, rig, topic, rig.worker().start(), Observer(rig.bootstrap, rig.app_id)))
+    for bench in made:
+        bench.worker.ready()
+        for partition in (0, 1):
+            bench.observer.received(bench.topic, partition, [0, 39], [50, 99])
     return made
+
+
+@pytest.fixture
+def bench(benches: list[Bench]) -> Iterator[Bench]:
+    taken = benches.pop()
+    wanted = {(taken.topic, partition, "billing"): set(range(40, 50)) for partition in (0, 1)}
+    eventually(lambda: taken.gaps() == wanted, "the first gaps")
+    yield taken
+    taken.rig.close()
 
 
 def test_a_changelog_that_ends_in_a_marker_holds_nothing_up(bench: Bench) -> None:
     """Every flush ends in one; an aborted flush leaves records that nobody sees, and a marker after them."""
     assert bench.worker.stop() == 0
     first, stop = bench.kit.offsets(bench.changelog)
-    assert first < stop == bench.kit.read(bench.changelog)[-1].offset() + 2, "a marker stands last"
+    last = bench.kit.read(bench.changelog)[-1].offset()
+    assert last is not None
+    assert first < stop == last + 2, "a marker stands last"
     bench.kit.transact(bench.changelog, 0, 5, commit=False, value=b"junk", key=b"junk")
     shutil.rmtree(bench.rig.folder / "state-1")
     assert bench.restart() < READY_S
@@ -109,17 +124,16 @@ def test_an_old_copy_of_a_state_folder_does_no_harm(bench: Bench) -> None:
     shutil.copytree(state, unclean)
     assert bench.worker.stop() == 0
     shutil.copytree(state, clean)
+    assert [(copy / "clean").exists() for copy in (unclean, clean)] == [False, True]
+    bench.restart()
+    bench.next_gap()
     for number, copy in enumerate((unclean, clean), 1):
-        assert (copy / "clean").exists() == (copy is clean)
-        bench.restart()
-        bench.next_gap()
         bench.worker.kill()
         shutil.rmtree(state)
         shutil.copytree(copy, state)
         assert bench.restart() < READY_S
         bench.next_gap()
-        bench.judge(100 + 20 * number)
-        assert bench.worker.stop() == 0
+        bench.judge(110 + 10 * number)
 
 
 async def test_an_open_transaction_of_a_dead_worker_is_ended_by_its_successor(bench: Bench) -> None:
@@ -149,7 +163,8 @@ def test_a_sink_that_stands_in_no_file_is_listed_apart(bench: Bench) -> None:
     lines = {line["sink"]: line for line in bench.worker.get("/api/status")["status"]}
     assert (lines["stranger"]["configured"], lines["billing"]["configured"]) == (False, True)
     stranger.received(bench.topic, 0, [10, 14], [20, 24])
-    eventually(lambda: (bench.row(0, "stranger")["missing"], bench.row(0, "stranger")["duplicates"]) == (5, 5), "what it said late, and twice")
+    late = {"missing": 5, "duplicates": 5}
+    eventually(lambda: bench.row(0, "stranger").items() >= late.items(), "what it said late, and twice")
     assert {key[2] for key in spine.folded(bench.rig).open} == {"billing"}, "nobody is alerted"
     assert bench.worker.stop() == 0
     assert bench.restart() < READY_S

@@ -53,6 +53,11 @@ def series(worker: Worker, name: str) -> dict[str, float]:
     return {labels: float(value) for labels, value in re.findall(rf"^{name}(?:{{(.*)}})? (\S+)$", text, re.MULTILINE)}
 
 
+def read_to(worker: Worker, topic: str, wanted: dict[int, int]) -> None:
+    """Wait until exactly so many records of each partition are read."""
+    eventually(lambda: {partition: row["records"] for partition, row in rows(worker, topic).items()} == wanted, f"{topic} read")
+
+
 @dataclass
 class Several:
     """One worker that watches topics of different shapes."""
@@ -66,72 +71,88 @@ class Several:
     bad: str
 
 
-@pytest.fixture(scope="module")
-def several(shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> Several:
-    narrow, wide, growing, bad = (shared_kit.make_topic(partitions) for partitions in (1, 4, 2, 1))
+@dataclass
+class Early:
+    """Workers that are started with the module, all at once, since each has to wait for something."""
+
+    several: Several
+    guarded: Worker
+    loaded: Worker
+    loaded_topic: str
+    named: Worker
+    pattern: Worker
+
+
+@pytest.fixture(scope="module", autouse=True)
+def early(shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> Early:
+    narrow, wide, growing, bad, loaded, seen, hidden = (shared_kit.make_topic(partitions) for partitions in (1, 4, 2, 1, 2, 1, 1))
     late = f"late-{uuid.uuid4().hex[:8]}"
-    rig = make_rig(dict.fromkeys((narrow, wide, growing, late, bad), SINKS))
     for topic, partitions in ((narrow, 1), (wide, 4), (growing, 2)):
         for partition in range(partitions):
             shared_kit.produce(topic, partition, 10 * (partition + 1))
     shared_kit.produce(bad, 0, 100)
-    return Several(rig, rig.worker().start().ready(), narrow, wide, growing, late, bad)
+    rig = make_rig(dict.fromkeys((narrow, wide, growing, late, bad), SINKS))
+    tokens = [
+        {"name": "reader", "token": READER, "scope": "read"},
+        {"name": "narrow", "token": NARROW, "scope": "read", "topics": [seen]},
+    ]
+    with_tokens = make_rig({seen: SINKS, hidden: SINKS}, http={"tokens": tokens}, metrics={"require_token": True})
+    rigs = (
+        rig,
+        with_tokens,
+        make_rig({loaded: SINKS}),
+        *(make_rig({one: SINKS}, bootstrap="127.0.0.1:1") for one in ("orders", "/orders-.*/")),
+    )
+    first, guarded, under_load, named, pattern = (one.worker().start() for one in rigs)
+    return Early(Several(rig, first, narrow, wide, growing, late, bad), guarded, under_load, loaded, named, pattern)
 
 
 @pytest.fixture(scope="module")
-def guarded(shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> Worker:
-    """A worker with tokens, and a topic that one of them may not see."""
-    topics = [shared_kit.make_topic(1) for _ in range(2)]
-    tokens = [
-        {"name": "reader", "token": READER, "scope": "read"},
-        {"name": "narrow", "token": NARROW, "scope": "read", "topics": [topics[0]]},
-    ]
-    rig = make_rig(dict.fromkeys(topics, SINKS), http={"tokens": tokens}, metrics={"require_token": True})
-    return rig.worker().start()
+def several(early: Early) -> Several:
+    early.several.worker.ready()
+    return early.several
+
+
+@pytest.fixture(scope="module")
+def changed(several: Several, shared_kit: KafkaKit) -> Several:
+    """A topic that did not exist does now, and another one has grown."""
+    worker = several.worker
+    status = {line["sink"]: line["state"] for line in worker.get("/api/status")["status"] if line["topic"] == several.late}
+    assert status == {"billing": "unknown", "log": "unknown"}
+    read_to(worker, several.growing, {0: 10, 1: 20})
+    shared_kit.make_topic(3, name=several.late)
+    shared_kit.produce(several.late, 2, 7)
+    shared_kit.add_partitions(several.growing, 5)
+    for partition in (2, 3, 4):
+        shared_kit.produce(several.growing, partition, 5)
+    return several
 
 
 # --- what is watched ----------------------------------------------------------------------------------------------------
 
 
 def test_topics_of_different_partition_counts_in_one_worker(several: Several) -> None:
-    for topic, partitions in ((several.narrow, 1), (several.wide, 4)):
-        eventually(
-            lambda topic=topic, partitions=partitions: {partition: row["records"] for partition, row in rows(several.worker, topic).items()}
-            == {partition: 10 * (partition + 1) for partition in range(partitions)},
-            f"all of {topic} read",
-        )
+    for topic, wanted in ((several.narrow, {0: 10}), (several.wide, {0: 10, 1: 20, 2: 30, 3: 40})):
+        read_to(several.worker, topic, wanted)
     observer = Observer(several.rig.bootstrap, several.rig.app_id)
     observer.received(several.wide, 3, [0, 4], [7, 39])
     observer.received(several.narrow, 0, [0, 9])
-    eventually(
-        lambda: listed(several.worker.get(f"/api/gaps?topic={several.wide}")) == {(several.wide, 3, "billing"): {5, 6}}, "the gap"
-    )
+    eventually(lambda: listed(several.worker.get(f"/api/gaps?topic={several.wide}")) == {(several.wide, 3, "billing"): {5, 6}}, "the gap")
     eventually(lambda: rows(several.worker, several.narrow, "billing")[0]["horizon_offset"] == 10, "the other topic's report")
     assert several.worker.get(f"/api/gaps?topic={several.narrow}")["gaps"] == []
 
 
-def test_a_topic_that_does_not_exist_yet_is_read_once_it_does(several: Several, shared_kit: KafkaKit) -> None:
-    assert ask(several.worker, "/readyz")[0] == 200, "other topics are not held up"
-    status = {line["sink"]: line for line in several.worker.get("/api/status")["status"] if line["topic"] == several.late}
-    assert {sink: line["state"] for sink, line in status.items()} == {"billing": "unknown", "log": "unknown"}
-    assert several.late not in shared_kit.admin.list_topics(timeout=10).topics, "watching made the topic"
-    shared_kit.make_topic(3, name=several.late)
-    shared_kit.produce(several.late, 2, 7)
-    eventually(lambda: {p: row["records"] for p, row in rows(several.worker, several.late).items()} == {0: 0, 1: 0, 2: 7}, "it is read")
+def test_a_topic_that_did_not_exist_at_the_start_is_read(changed: Several) -> None:
+    read_to(changed.worker, changed.late, {0: 0, 1: 0, 2: 7})
 
 
-def test_added_partitions_are_read_from_their_start(several: Several, shared_kit: KafkaKit) -> None:
-    eventually(lambda: {p: row["records"] for p, row in rows(several.worker, several.growing).items()} == {0: 10, 1: 20}, "it is read")
-    shared_kit.add_partitions(several.growing, 5)
-    for partition in (2, 3, 4):
-        shared_kit.produce(several.growing, partition, 5)
-    wanted = {0: 10, 1: 20, 2: 5, 3: 5, 4: 5}
-    eventually(lambda: {p: row["records"] for p, row in rows(several.worker, several.growing).items()} == wanted, "they are read")
+def test_added_partitions_are_read_from_their_start(changed: Several, shared_kit: KafkaKit) -> None:
+    app, topic = changed.rig.app_id, changed.growing
+    read_to(changed.worker, topic, {0: 10, 1: 20, 2: 5, 3: 5, 4: 5})
     found = shared_kit.admin.list_topics(timeout=10).topics
-    app, topic = several.rig.app_id, several.growing
     assert {len(found[name].partitions) for name in (f"{app}.observations.{topic}", f"{app}-{topic}-changelog")} == {5}
-    Observer(several.rig.bootstrap, app).received(topic, 4, [0, 1], [4, 4])
-    eventually(lambda: listed(several.worker.get(f"/api/gaps?topic={topic}")) == {(topic, 4, "billing"): {2, 3}}, "a gap in a new one")
+    Observer(changed.rig.bootstrap, app).received(topic, 4, [0, 1], [4, 4])
+    eventually(lambda: listed(changed.worker.get(f"/api/gaps?topic={topic}")) == {(topic, 4, "billing"): {2, 3}}, "a gap in a new one")
 
 
 # --- bad observations ---------------------------------------------------------------------------------------------------
@@ -190,8 +211,8 @@ def test_bad_observations_are_counted_and_the_good_between_them_applied(several:
 # --- tokens -------------------------------------------------------------------------------------------------------------
 
 
-def test_tokens(guarded: Worker) -> None:
-    guarded.ready()
+def test_tokens(early: Early) -> None:
+    guarded = early.guarded.ready()
     assert ask(guarded, "/livez")[0] == 200
     assert ask(guarded, "/api/status")[0] == 401
     assert ask(guarded, "/api/status", "nobody's")[0] == 401
@@ -207,13 +228,6 @@ def test_tokens(guarded: Worker) -> None:
 # --- brokers that are away ----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", autouse=True)
-def away(make_rig: Callable[..., Rig]) -> tuple[Worker, Worker]:
-    """Two workers without brokers, one of them with a pattern to resolve; started with the module, for they have to wait."""
-    rigs = [make_rig({topic: SINKS}, bootstrap="127.0.0.1:1") for topic in ("orders", "/orders-.*/")]
-    return rigs[0].worker().start(), rigs[1].worker().start()
-
-
 def ended(worker: Worker) -> float:
     """SIGTERM was sent: seconds until the process is gone; its exit status must be 0."""
     begun = time.monotonic()
@@ -222,19 +236,19 @@ def ended(worker: Worker) -> float:
     return time.monotonic() - begun
 
 
-def test_brokers_away_at_the_start(away: tuple[Worker, Worker]) -> None:
-    named, pattern = away
+def test_brokers_away_at_the_start(early: Early) -> None:
+    named, pattern = early.named, early.pattern
     eventually(lambda: ask(named, "/livez")[0] == 200, "it lives", 20)
     reason = "not ready: could not list the topics: Failed to get metadata: Local: Broker transport failure"
     eventually(lambda: ask(named, "/readyz") == (503, {"ready": False, "error": reason}), "it says why it is not ready", 20)
     eventually(lambda: "to resolve patterns" in pattern.tail(), "the other one waits too", 20)
     assert ask(named, "/livez")[0] == 200
     assert ask(named, "/api/status")[0] == 503
-    for worker in away:
+    for worker in (named, pattern):
         worker.signal(signal.SIGTERM)
     assert ended(named) < 10
     assert ended(pattern) < 10
-    for worker in away:
+    for worker in (named, pattern):
         lines = worker.log.read_text().splitlines()
         assert len([line for line in lines if "waiting for Kafka" in line]) == 1
         assert not [line for line in lines if "Traceback" in line or "[error" in line]
@@ -243,7 +257,7 @@ def test_brokers_away_at_the_start(away: tuple[Worker, Worker]) -> None:
 @pytest.fixture(scope="module")
 def own_cluster() -> Iterator[KafkaCluster]:
     """One broker that may be killed."""
-    with KafkaCluster(1) as cluster:
+    with KafkaCluster(1, properties={"auto.create.topics.enable": "true"}) as cluster:
         yield cluster
 
 
@@ -254,7 +268,7 @@ def test_brokers_killed_and_back_while_workers_run(own_cluster: KafkaCluster, ma
     topic = kit.make_topic(3)
     for partition in range(3):
         kit.produce(topic, partition, 100)
-    rig = make_rig({topic: SINKS}, bootstrap=own_cluster.bootstrap)
+    rig = make_rig({topic: SINKS, "never-made": SINKS}, bootstrap=own_cluster.bootstrap)
     stays, leaves = (rig.worker().start() for _ in range(2))
     stays.ready()
     leaves.ready()
@@ -287,6 +301,7 @@ def test_brokers_killed_and_back_while_workers_run(own_cluster: KafkaCluster, ma
     assert "Traceback" not in log
     repeated = {line: n for line, n in _templates(log).items() if n > 3}
     assert repeated == {}, "lines in floods"
+    assert [name for name in kit.admin.list_topics(timeout=10).topics if "never-made" in name] == [], "watching made the topic"
     kit.close()
     assert stays.stop() == 0
 
@@ -303,10 +318,8 @@ def _templates(log: str) -> dict[str, int]:
 # --- the end ------------------------------------------------------------------------------------------------------------
 
 
-def test_sigterm_under_load_flushes_what_was_read(shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> None:
-    topic = shared_kit.make_topic(2)
-    rig = make_rig({topic: SINKS})
-    worker = rig.worker().start().ready()
+def test_sigterm_under_load_flushes_what_was_read(early: Early, shared_kit: KafkaKit) -> None:
+    topic, worker = early.loaded_topic, early.loaded.ready()
     stop = threading.Event()
 
     def load() -> None:
@@ -323,8 +336,8 @@ def test_sigterm_under_load_flushes_what_was_read(shared_kit: KafkaKit, make_rig
     finally:
         stop.set()
         thread.join()
-    assert json.loads((rig.folder / "state-1" / "clean").read_text())["at"] > 0
+    assert json.loads((worker.rig.folder / "state-1" / "clean").read_text())["at"] > 0
     assert "stopped" in worker.tail()
     end = shared_kit.offsets(topic, 0)[1]
     worker.start().ready()
-    eventually(lambda: rows(worker, topic)[0]["records"] == end, "each record is counted once")
+    read_to(worker, topic, {0: end, 1: 0})

@@ -222,9 +222,7 @@ class Bench:
 
     def make(self, partition: int = 0) -> PartitionOwner:
         """An owner, not fenced yet."""
-        context = Context(
-            APP, "worker-1", "cluster", self.port, Telemetry(self.counters), self.clock, lambda *who: self.lost.append(who)
-        )
+        context = Context(APP, "worker-1", "cluster", self.port, Telemetry(self.counters), self.clock, lambda *who: self.lost.append(who))
         rules = TopicRules(self.policies, self.floors, self.lateness_ms)
         self.writers.append(ScriptedWriter())
         owner = PartitionOwner(context, NAMES, partition, rules, cast(FencedWriter, self.writers[-1]), self.store)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import struct
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import cramjam
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
@@ -99,6 +100,11 @@ def batch(
         base_time=base_time if kept else -1,
         max_time=max(times, default=-1),
     )
+
+
+def batches(first: int, stop: int, step: int = 10, **options: Any) -> list[bytes]:
+    """Batches of ``step`` offsets from ``first`` on, half-open; options as :func:`batch`."""
+    return [batch(at, min(at + step, stop) - 1, **options) for at in range(first, stop, step)]
 
 
 def marker(offset: int, producer: int, kind: int = COMMIT, *, epoch: int = 0) -> bytes:

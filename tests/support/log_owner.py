@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,7 @@ from stream_app.kafka.connection import KafkaSettings
 from stream_app.kafka.protocol import Isolation
 from stream_app.kafka.reader import LogReader
 from stream_app.kafka.trouble import Trouble, TroubleKind
+from tests.support.fake_broker import Asked, FakeCluster
 
 
 @dataclass
@@ -78,3 +79,15 @@ async def owning(settings: KafkaSettings, **options: Any) -> AsyncIterator[Owner
         yield Owner(made)
     finally:
         await made.stop()
+
+
+@asynccontextmanager
+async def reading(cluster: FakeCluster, *, timeout_ms: int = 5_000, **options: Any) -> AsyncIterator[Owner]:
+    """The same on brokers that answer as told."""
+    async with owning(KafkaSettings((cluster.address(),), request_timeout_ms=timeout_ms), **options) as owner:
+        yield owner
+
+
+def wanted(asked: Iterable[Asked]) -> list[tuple[int, int]]:
+    """Partition and offset of everything that was fetched."""
+    return [(one["Partition"], one["FetchOffset"]) for request in asked for topic in request.body["Topics"] for one in topic["Partitions"]]
