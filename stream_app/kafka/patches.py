@@ -1,6 +1,6 @@
-"""Two mends to aiokafka 0.14 that have no seam to hang them on; applied when this module is imported.
+"""Three mends to aiokafka 0.14 that have no seam to hang them on; applied when this module is imported.
 
-Both are small and named here, so that a newer aiokafka is checked against them before the dependency's range is widened.
+All are small and named here, so that a newer aiokafka is checked against them before the dependency's range is widened.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from typing import Any
 import aiokafka.client
 from aiokafka import errors
 from aiokafka.consumer.fetcher import PartitionRecords
+from aiokafka.producer.message_accumulator import MessageBatch
 from aiokafka.protocol.metadata import MetadataRequest
 
 _contains_abort_marker = PartitionRecords._contains_abort_marker
+_failure = MessageBatch.failure
 
 
 def contains_abort_marker(self: Any, batch: Any) -> bool:
@@ -36,5 +38,16 @@ class QuietMetadataRequest(MetadataRequest):  # type: ignore[misc]  # aiokafka s
         super().__init__(topics, allow_auto_topic_creation=False)
 
 
+def failure(self: Any, exception: BaseException) -> None:
+    """A batch that fails tells it by its records' futures; its own waiter for room in the buffer has nobody who waits.
+
+    asyncio would report that one as forgotten, with a traceback, each time that a producer is fenced.
+    """
+    _failure(self, exception)
+    if not self._drain_waiter.cancelled():
+        self._drain_waiter.exception()
+
+
 PartitionRecords._contains_abort_marker = contains_abort_marker
+MessageBatch.failure = failure
 aiokafka.client.MetadataRequest = QuietMetadataRequest

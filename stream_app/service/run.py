@@ -160,6 +160,7 @@ async def run(app: GapstreamApp) -> int:
     """Start, wait for SIGTERM or SIGINT (or a crash), stop; the exit status."""
     asked = _until_signal()
     app.loop = asyncio.get_running_loop()
+    app.loop.set_exception_handler(_on_loop_error)
     app.finalize()
     app.worker_init_post_autodiscover()
     starting = asyncio.create_task(app.start(), name="start")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 from collections.abc import Sequence
 
 import aiokafka.client
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED, PartitionRecords
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, ProducerFenced
+from aiokafka.producer.message_accumulator import BatchBuilder, MessageBatch
 from aiokafka.protocol.metadata import MetadataRequest, MetadataRequest_v4, MetadataRequest_v5, MetadataRequestStruct
 from aiokafka.record.memory_records import MemoryRecords
 
@@ -67,6 +70,32 @@ def test_other_errors_stay_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patches, "_contains_abort_marker", broken)
     with pytest.raises(KafkaError, match="something else"):
         read(COMMITTED + EMPTIED)
+
+
+async def failed(reported: list[str]) -> list[BaseException | None]:
+    """Exceptions of the records of a batch that failed; what asyncio reports as forgotten goes to ``reported``."""
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reported.append(str(context["message"])))
+    made = MessageBatch(TopicPartition("orders", 0), BatchBuilder(16_384, 0), 10.0)
+    sent = [made.append(None, b"value", None, headers=[]) for _ in range(2)]
+    made.failure(ProducerFenced())
+    found = [one.exception() for one in sent if one is not None]
+    del made, sent
+    gc.collect()
+    return found
+
+
+async def test_a_failed_batch_is_told_once() -> None:
+    reported: list[str] = []
+    assert [type(error) for error in await failed(reported)] == [ProducerFenced, ProducerFenced]
+    assert reported == []
+
+
+async def test_without_the_mend_a_failed_batch_is_reported_as_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When this fails, aiokafka mends itself: take ours out."""
+    monkeypatch.setattr(MessageBatch, "failure", patches._failure)
+    reported: list[str] = []
+    await failed(reported)
+    assert reported == ["Future exception was never retrieved"]
 
 
 @pytest.mark.parametrize("topics", [["orders"], [], None])
