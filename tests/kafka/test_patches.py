@@ -75,7 +75,7 @@ def test_other_errors_stay_errors(monkeypatch: pytest.MonkeyPatch) -> None:
 async def failed(reported: list[str]) -> list[BaseException | None]:
     """Exceptions of the records of a batch that failed; what asyncio reports as forgotten goes to ``reported``."""
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reported.append(str(context["message"])))
-    made = MessageBatch(TopicPartition("orders", 0), BatchBuilder(16_384, 0), 10.0)
+    made = MessageBatch(TopicPartition("orders", 0), BatchBuilder(16_384, 0), 10.0, 0.0)
     sent = [made.append(None, b"value", None, headers=[]) for _ in range(2)]
     made.failure(ProducerFenced())
     found = [one.exception() for one in sent if one is not None]

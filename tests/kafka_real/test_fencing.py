@@ -7,7 +7,8 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -119,18 +120,18 @@ class Load:
 
 
 @pytest.fixture(scope="module")
-def pairs(shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> Iterator[dict[int, Pair]]:
-    """By number of standbys; both are started at once."""
-    made = {standbys: Pair(shared_kit, make_rig, standby_replicas=standbys) for standbys in (0, 1)}
-    yield made
-    for pair in made.values():
-        pair.rig.close()
+def pairs(shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> dict[str, Pair]:
+    """All that the module needs, started at once."""
+    return {
+        "alone": Pair(shared_kit, make_rig, standby_replicas=0),
+        "standby": Pair(shared_kit, make_rig, standby_replicas=1),
+        "patient": Pair(shared_kit, make_rig, session_timeout="20s"),
+        "idle": Pair(shared_kit, make_rig, partitions=1),
+    }
 
 
-@pytest.mark.parametrize("standbys", [0, 1])
-def test_a_frozen_worker_is_replaced_and_wakes_up_harmless(pairs: dict[int, Pair], standbys: int) -> None:
-    pair = pairs[standbys].share()
-    first, second = pair.workers
+def freeze(pair: Pair) -> None:
+    first, second = pair.share().workers
     with Load(pair):
         eventually(lambda: listed(second.get("/api/gaps")), "losses are being found")
         taken = pair.owned_by(first, second)
@@ -147,10 +148,18 @@ def test_a_frozen_worker_is_replaced_and_wakes_up_harmless(pairs: dict[int, Pair
     for worker in pair.workers:
         pair.judge(worker)
         assert "Traceback" not in worker.log.read_text()
+    pair.rig.close()
 
 
-def test_a_restart_within_the_session_keeps_the_partitions(shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> None:
-    pair = Pair(shared_kit, make_rig, session_timeout="20s").share()
+def test_a_frozen_worker_is_replaced_and_wakes_up_harmless(pairs: dict[str, Pair]) -> None:
+    """With standbys and without, side by side."""
+    with ThreadPoolExecutor(2) as both:
+        for done in [both.submit(freeze, pairs[name]) for name in ("alone", "standby")]:
+            done.result()
+
+
+def test_a_restart_within_the_session_keeps_the_partitions(pairs: dict[str, Pair]) -> None:
+    pair = pairs["patient"].share()
     first, second = pair.workers
     shares = pair.owned_by(first, first), pair.owned_by(second, first)
     with Load(pair):
@@ -172,9 +181,9 @@ def test_a_restart_within_the_session_keeps_the_partitions(shared_kit: KafkaKit,
     pair.rig.close()
 
 
-def test_more_workers_than_partitions(shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> None:
+def test_more_workers_than_partitions(pairs: dict[str, Pair]) -> None:
     """An assignment may be empty: such a worker is ready, answers for the others, and takes over from who dies."""
-    pair = Pair(shared_kit, make_rig, partitions=1)
+    pair = pairs["idle"]
     for worker in pair.workers:
         worker.ready()
     eventually(lambda: pair.owners(pair.workers[0]), "somebody reads it")
