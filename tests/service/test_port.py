@@ -1,0 +1,192 @@
+"""Kafka as the owners see it: each question goes to the right place, and each failure is one that is tried again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from faust.types import TP
+
+from stream_app.core.model import LogEnds, Look
+from stream_app.kafka.connection import KafkaSettings
+from stream_app.kafka.failures import RefusedError, UnreachableError
+from stream_app.kafka.names import TopicNames
+from stream_app.kafka.protocol import Isolation
+from stream_app.kafka.reader import LogReader
+from stream_app.kafka.topics import TopicConfig, Topics, TopicsUnavailable
+from stream_app.service import port as port_module
+from stream_app.service.owner import TopicFacts, Unavailable
+from stream_app.service.port import KafkaPort, Reading
+from tests.support.fakes import OBSERVATIONS_ID, TOPIC_ID, Clock
+
+NAMES = TopicNames.of("gap", "orders")
+SETTINGS = KafkaSettings((("127.0.0.1", 1),))
+
+
+@dataclass
+class World:
+    """A reader, an administrator and a driver in one, as the port sees them."""
+
+    journal: list[Any] = field(default_factory=list)
+    failure: Exception | None = None
+    topics: dict[str, Any] = field(default_factory=dict)
+    config: TopicConfig = field(default_factory=lambda: TopicConfig(False, 1_000))
+    gate: asyncio.Event | None = None
+
+    def _note(self, *what: Any) -> None:
+        self.journal.append(what)
+        if self.failure is not None:
+            raise self.failure
+
+    async def metadata(self, names: list[str]) -> Any:
+        self._note("metadata", *names)
+        return SimpleNamespace(topics=self.topics)
+
+    async def ends(self, topic: str, partition: int) -> LogEnds:
+        self._note("ends", topic, partition)
+        return LogEnds(1, 9, 7)
+
+    def assign(self, topic: str, partition: int, position: int, **options: Any) -> None:
+        self.journal.append(("assign", topic, partition, position, options))
+
+    def unassign(self, topic: str, partition: int) -> None:
+        self.journal.append(("unassign", topic, partition))
+
+    async def describe(self, topic: str) -> TopicConfig:
+        self.journal.append(("describe", topic))
+        if self.gate is not None:
+            await self.gate.wait()
+        return self.config
+
+    async def offset_at(self, topic: str, partition: int, timestamp_ms: int) -> int | None:
+        self._note("offset_at", topic, partition, timestamp_ms)
+        return 42
+
+    async def seek(self, tp: TP, offset: int | None) -> int:
+        self._note("seek", tp, offset)
+        return offset or 5
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def world() -> World:
+    present = {"orders": TOPIC_ID, NAMES.observations: OBSERVATIONS_ID}
+    return World(topics={name: SimpleNamespace(topic_id=topic_id, error=0) for name, topic_id in present.items()})
+
+
+@pytest.fixture
+def port(world: World, clock: Clock) -> KafkaPort:
+    readings = {"orders": Reading(Isolation.READ_UNCOMMITTED, False)}
+    return KafkaPort(SETTINGS, cast(LogReader, world), cast(Topics, world), {"orders": NAMES}, readings, clock, world.seek)
+
+
+async def test_facts(port: KafkaPort, world: World) -> None:
+    assert await port.facts("orders") == TopicFacts(TOPIC_ID, OBSERVATIONS_ID, False, 1_000)
+    assert world.journal == [("metadata", "orders", NAMES.observations), ("describe", "orders")]
+
+
+@pytest.mark.parametrize("name", ["orders", NAMES.observations])
+@pytest.mark.parametrize("answer", [None, SimpleNamespace(topic_id=bytes(16), error=3)])
+async def test_a_topic_that_is_away(port: KafkaPort, world: World, name: str, answer: Any) -> None:
+    world.topics[name] = answer
+    with pytest.raises(Unavailable, match=f"^topic {name} does not exist now; waiting for it$"):
+        await port.facts("orders")
+
+
+async def test_settings_are_asked_once_for_all_who_ask_at_the_same_time(port: KafkaPort, world: World, clock: Clock) -> None:
+    world.gate = asyncio.Event()
+    asking = [asyncio.create_task(port.facts("orders")) for _ in range(20)]
+    await asyncio.sleep(0)
+    asking[0].cancel()
+    await asyncio.sleep(0)
+    world.gate.set()
+    assert {facts.retention_ms for facts in await asyncio.gather(*asking[1:])} == {1_000}
+    assert world.journal.count(("describe", "orders")) == 1
+
+
+async def test_settings_are_asked_again_after_a_while(port: KafkaPort, world: World, clock: Clock) -> None:
+    await port.facts("orders")
+    world.config = TopicConfig(True, None)
+    clock.now_ms += 29_000
+    assert (await port.facts("orders")).compacted is False
+    clock.now_ms += 2_000
+    assert (await port.facts("orders")).compacted is True
+
+
+async def test_ends(port: KafkaPort) -> None:
+    assert await port.ends("orders", 3) == LogEnds(1, 9, 7)
+
+
+@pytest.mark.parametrize(
+    ("time", "ms"), [("2023-11-14T22:13:20Z", 1_700_000_000_000), ("-2h", 1_700_000_000_000 - 7_200_000), ("@5", 5)]
+)
+async def test_the_offset_of_a_time(port: KafkaPort, world: World, time: str, ms: int) -> None:
+    assert await port.offset_at("orders", 3, time) == 42
+    assert world.journal == [("offset_at", "orders", 3, ms)]
+
+
+async def test_a_look_uses_the_topics_isolation(port: KafkaPort, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    async def look(*args: Any) -> Look:
+        given.append(args)
+        return Look(9, 0)
+
+    monkeypatch.setattr(port_module, "look", look)
+    assert await port.look("orders", 3, TOPIC_ID, ((1, 9),)) == Look(9, 0)
+    assert given == [(SETTINGS, "orders", 3, TOPIC_ID, Isolation.READ_UNCOMMITTED, ((1, 9),))]
+
+
+async def test_the_log_is_read_as_configured(port: KafkaPort, world: World) -> None:
+    port.read_from("orders", 3, 17, TOPIC_ID, 4)
+    port.stop_reading("orders", 3)
+    options = {"isolation": Isolation.READ_UNCOMMITTED, "check_crcs": False, "topic_id": TOPIC_ID, "leader_epoch": 4}
+    assert world.journal == [("assign", "orders", 3, 17, options), ("unassign", "orders", 3)]
+
+
+async def test_observations_are_sought_through_the_driver(port: KafkaPort, world: World) -> None:
+    assert await port.hear_from(NAMES.observations, 3, None) == 5
+    assert world.journal == [("seek", TP(NAMES.observations, 3), None)]
+
+
+CALLS: list[Callable[[KafkaPort], Any]] = [
+    lambda port: port.facts("orders"),
+    lambda port: port.ends("orders", 0),
+    lambda port: port.look("orders", 0, TOPIC_ID, ((0, 1),)),
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("failure", [UnreachableError("nobody answers"), RefusedError("no")])
+async def test_failures_of_kafka_are_tried_again(
+    port: KafkaPort, world: World, monkeypatch: pytest.MonkeyPatch, call: Callable[[KafkaPort], Any], failure: Exception
+) -> None:
+    async def look(*args: Any) -> Look:
+        raise failure
+
+    monkeypatch.setattr(port_module, "look", look)
+    world.failure = failure
+    with pytest.raises(Unavailable, match=f"^{failure}$"):
+        await call(port)
+
+
+async def test_failures_of_the_administrator_are_tried_again(port: KafkaPort, world: World) -> None:
+    world.failure = TopicsUnavailable("could not find the time")
+    with pytest.raises(Unavailable, match="^could not find the time$"):
+        await port.offset_at("orders", 0, "@5")
+
+
+@pytest.mark.parametrize("failure", [TimeoutError(), RuntimeError("no such partition is assigned")])
+async def test_failures_of_aiokafka_are_tried_again(port: KafkaPort, world: World, failure: Exception) -> None:
+    world.failure = failure
+    said = str(failure) or type(failure).__name__
+    with pytest.raises(Unavailable, match=f"^observations of {NAMES.observations}/0 can't be read: {said}$"):
+        await port.hear_from(NAMES.observations, 0, 7)
