@@ -260,6 +260,7 @@ def test_a_worker_that_takes_over_lets_grace_begin_anew() -> None:
     rig.observe((5, 6))
     rig.wait(GRACE, heard=False)
     rig.ledger.begin(rig.now)
+    assert rig.ledger.heard_ms is None
     rig.ledger.heard_to_end(rig.now)
     assert rig.ledger.candidates() == []
     assert len(rig.verdict()) == 1
@@ -669,6 +670,18 @@ def test_what_is_forgotten_below_the_log_start_does_not_split_gaps() -> None:
     assert rig.ledger.gaps_of(rig.sink(), Cause.EXPIRED) == gaps
     rig.observe((0, 3), status=Status.ACKNOWLEDGED, undo=True, sink="t")
     assert rig.ledger.gaps_of(rig.sink("t"), Cause.EXPIRED) == gaps
+
+
+def test_what_is_forgotten_does_not_split_a_gap_that_an_undo_opens_again() -> None:
+    rig = Rig()
+    rig.read(["record", "aborted", "record", "aborted", "record", "aborted", "record", "record"])
+    rig.observe((6, 8))
+    rig.verdict()
+    rig.observe((0, 3), status=Status.ACKNOWLEDGED, reason="known", by="me")
+    rig.read("record", start=8)
+    assert expand(rig.ledger.log.absent[Absent.ABORTED]) == {1, 3}
+    rig.observe((0, 5), status=Status.ACKNOWLEDGED, undo=True)
+    assert rig.ledger.gaps_of(rig.sink(), Cause.EXPIRED) == [(0, 5, 3)]
 
 
 def test_nothing_is_forgotten_that_somebody_has_to_judge_still() -> None:

@@ -157,6 +157,13 @@ def test_samples_that_nobody_judges_get_fewer_but_keep_the_first_and_the_last() 
         assert [s.horizon for s in state.samples] == sorted(s.horizon for s in state.samples)
 
 
+def test_a_horizon_that_does_not_rise_keeps_its_first_time() -> None:
+    state = sink()
+    for second in range(100):
+        hear(state, (second % 50, 51), at=second * 1_000)
+    assert [(sample.worker_ms, sample.horizon) for sample in state.samples] == [(0, 51)]
+
+
 def test_each_clock_is_compared_with_itself_only() -> None:
     state = sink()
     state.observe(Observation("s", ((0, 5),)), log(), 9_000_000, 1_000)

@@ -29,7 +29,7 @@ def restored() -> Iterator[None]:
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     clock = [1_000.0]
-    monkeypatch.setattr(logs.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("stream_app.service.logs.time.monotonic", lambda: clock[0])
     return clock
 
 

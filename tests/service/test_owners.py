@@ -236,7 +236,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         asked.append(seconds)
         await sleep(0)
 
-    monkeypatch.setattr(owners_module.asyncio, "sleep", note)
+    monkeypatch.setattr("stream_app.service.owners.asyncio.sleep", note)
     return asked
 
 

@@ -180,7 +180,7 @@ async def test_failures_of_kafka_are_tried_again(
 
 async def test_failures_of_the_administrator_are_tried_again(port: KafkaPort, world: World) -> None:
     world.failure = TopicsUnavailable("could not find the time")
-    with pytest.raises(Unavailable, match="^could not find the time$"):
+    with pytest.raises(Unavailable, match=r"^could not find the time$"):
         await port.offset_at("orders", 0, "@5")
 
 

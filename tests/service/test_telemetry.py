@@ -20,7 +20,7 @@ from stream_app.service.telemetry import Telemetry
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The monotonic clock: one number that a test may change."""
     clock = [1_000.0]
-    monkeypatch.setattr(telemetry_module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("stream_app.service.telemetry.time.monotonic", lambda: clock[0])
     return clock
 
 
