@@ -312,9 +312,12 @@ class SinkState:
     def gaps_ever(self, log: LogState) -> Iterator[Run]:
         """The gaps that are open, as they are when every acknowledgement is undone."""
         for cause, gaps in self.gaps.items():
-            if self.acknowledged[cause]:
+            accepted = self.acknowledged[cause]
+            if cause is Cause.EXPIRED:  # what was not received is opened as expired below the log's start
+                accepted = accepted | self.acknowledged[Cause.NOT_RECEIVED]
+            if accepted:
                 gaps = Gaps()
-                gaps.opened(self.open[cause] | self.acknowledged[cause], log)
+                gaps.opened(self.open[cause] | accepted, log)
             yield from gaps
 
     # --- the horizon --------------------------------------------------------------------------------------------------

@@ -40,6 +40,11 @@ def test_an_event_says_what_the_contract_shows() -> None:
         log_start=0,
         log_end=20000,
         passed_at_ms=1_795_428_000_000,
+        first_timestamp_ms=1_795_427_000_001,
+        last_timestamp_ms=1_795_427_000_002,
+        expires_at_ms=1_795_427_000_003,
+        reason="why",
+        by="whom",
     )
     assert json.loads(as_json(told, SOURCE)) == {
         "v": 1,
@@ -61,13 +66,13 @@ def test_an_event_says_what_the_contract_shows() -> None:
         "horizon_offset": 15400,
         "log_start_offset": 0,
         "log_end_offset": 20000,
-        "first_timestamp": None,
-        "last_timestamp": None,
-        "expires_at": None,
+        "first_timestamp": "2026-11-23T09:43:20.001Z",
+        "last_timestamp": "2026-11-23T09:43:20.002Z",
+        "expires_at": "2026-11-23T09:43:20.003Z",
         "passed_at": "2026-11-23T10:00:00.000Z",
         "detected_at": "2026-11-23T10:00:00.123Z",
-        "reason": None,
-        "by": None,
+        "reason": "why",
+        "by": "whom",
     }
 
 

@@ -549,6 +549,18 @@ def test_a_sink_that_comes_later_does_not_answer_for_what_was_gone_before() -> N
     assert opened(rig) == set(range(15, 20))
 
 
+def test_a_floor_that_comes_with_a_later_configuration_is_not_below_what_was_forgotten() -> None:
+    rig = Rig({})
+    rig.ledger.observe(ObservationRead(0, 0, BASE, b""), Observation("s", ((0, 1),), Status.ACKNOWLEDGED), rig.now)
+    rig.read([*["record", "aborted"] * 10])
+    rig.read("record", start=15)
+    rig.ledger.configure({"s": policy(floor=2)}, rig.now)
+    rig.observe((20, 21))
+    rig.verdict()
+    assert rig.sink().floor == rig.ledger.log.forgotten == 15
+    assert opened(rig) == {16, 18}
+
+
 def test_few_sinks_may_report_that_stand_in_no_configuration() -> None:
     rig = Rig()
     rig.read("record", 10)

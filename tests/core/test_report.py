@@ -250,6 +250,23 @@ def test_complete_through_of_a_gap_whose_times_the_look_found_is_exact() -> None
     assert row(rig).complete_bound_ms == BASE + 199
 
 
+def test_complete_through_never_falls_below_what_was_said() -> None:
+    rig = Rig()
+    rig.read("record", 10)
+    rig.observe((0, 10))
+    rig.wait(5_000)
+    rig.read([])
+    assert row(rig).complete_bound_ms is None
+    assert rig.sink().complete_ms == BASE + 5_000
+    rig.ledger.lateness_ms = 60_000  # another configuration
+    rig.now -= 3_000  # a clock that was set back
+    rig.read([])
+    assert row(rig).complete_bound_ms is None
+    assert rig.sink().complete_ms == BASE + 5_000
+    rig.ledger.vanish("s", OffsetSet([(3, 4)]), rig.now)
+    assert row(rig).complete_bound_ms == BASE + 5_000
+
+
 def test_complete_through_never_falls_while_a_sink_falls_behind() -> None:
     rig = Rig()
     bounds = []

@@ -245,9 +245,7 @@ async def settled(owned: OwnedPartitions) -> None:
     await owned._rejoining
 
 
-async def test_a_lost_flush_drops_the_copy_and_asks_for_a_new_assignment(
-    owned: OwnedPartitions, world: World, waits: list[float]
-) -> None:
+async def test_a_lost_flush_drops_the_copy_and_asks_for_a_new_assignment(owned: OwnedPartitions, world: World, waits: list[float]) -> None:
     with structlog.testing.capture_logs() as lines:
         owned.lost("orders", 3)
         await settled(owned)

@@ -125,9 +125,7 @@ async def test_ends(port: KafkaPort) -> None:
     assert await port.ends("orders", 3) == LogEnds(1, 9, 7)
 
 
-@pytest.mark.parametrize(
-    ("time", "ms"), [("2023-11-14T22:13:20Z", 1_700_000_000_000), ("-2h", 1_700_000_000_000 - 7_200_000), ("@5", 5)]
-)
+@pytest.mark.parametrize(("time", "ms"), [("2023-11-14T22:13:20Z", 1_700_000_000_000), ("-2h", 1_700_000_000_000 - 7_200_000), ("@5", 5)])
 async def test_the_offset_of_a_time(port: KafkaPort, world: World, time: str, ms: int) -> None:
     assert await port.offset_at("orders", 3, time) == 42
     assert world.journal == [("offset_at", "orders", 3, ms)]

@@ -55,9 +55,15 @@ def test_a_clean_copy_is_kept(tmp_path: Path) -> None:
 
 
 def test_what_a_crash_left_behind_is_dropped(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), state_folder(tmp_path, "gap"):
-        tables = make_tables(tmp_path)
-        raise ZeroDivisionError
+    tables = tmp_path / "v1" / "tables" / "orders-0.db"
+
+    def crash() -> None:
+        with state_folder(tmp_path, "gap"):
+            assert make_tables(tmp_path) == tables
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        crash()
     assert not (tmp_path / "clean").exists()
     assert tables.exists()
     with state_folder(tmp_path, "gap"):
@@ -103,7 +109,10 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_cant_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StateFolderError, match=r"can't be used \(.*\); name a folder that can be written"), state_folder(tmp_path / "file" / "x", "gap"):
+    with (
+        pytest.raises(StateFolderError, match=r"can't be used \(.*\); name a folder that can be written"),
+        state_folder(tmp_path / "file" / "x", "gap"),
+    ):
         pass
     with pytest.raises(StateFolderError, match=r"can't be used \(File exists\)"), state_folder(tmp_path / "file", "gap"):
         pass
@@ -129,7 +138,9 @@ def taken() -> Iterator[int]:
 
 
 def test_a_taken_port_is_told(taken: int) -> None:
-    with pytest.raises(PortInUseError, match=rf"^http.port: 127.0.0.1:{taken} can't be used \(Address already in use\); name another port$"):
+    with pytest.raises(
+        PortInUseError, match=rf"^http.port: 127.0.0.1:{taken} can't be used \(Address already in use\); name another port$"
+    ):
         check_port("127.0.0.1", taken)
 
 

@@ -16,7 +16,7 @@ from aiokafka.errors import KafkaConnectionError
 
 from stream_app.core import report
 from stream_app.core.ledger import Ledger
-from stream_app.core.model import Gap, GapsRecord, Observation, ObservationRead, StatusRecord, WorkerRecord
+from stream_app.core.model import Gap, GapsRecord, Observation, ObservationRead, Status, StatusRecord, WorkerRecord
 from stream_app.core.sink import Policy
 from stream_app.kafka.writer import OutRecord
 from stream_app.service import status as status_module
@@ -132,7 +132,7 @@ def test_explained_gaps_are_listed_behind_the_open_ones_up_to_a_number(monkeypat
     monkeypatch.setattr(status_module, "EXPLAINED_MAX", 2)
     book = Book()
     book.lose(0, 4)
-    quarantined = Observation("billing", ((0, 1), (2, 3), (4, 5)), status=msgspec.convert("quarantined", type=type(Observation("x", ()).status)), reason="dlq")
+    quarantined = Observation("billing", ((0, 1), (2, 3), (4, 5)), status=Status.QUARANTINED, reason="dlq")
     book.ledger.observe(ObservationRead(book.said, book.said, book.now_ms, b""), quarantined, book.now_ms)
     book.said += 1
     found = listed(book.write()["gaps/orders/3/billing/0"])

@@ -1,0 +1,88 @@
+"""What the configuration says, in the service's terms."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stream_app.config import Config, load
+from stream_app.core.sink import Policy
+from stream_app.kafka.protocol import Isolation
+from stream_app.kafka.topics import InternalTopics
+from stream_app.service.plan import plan
+from stream_app.service.port import Reading
+
+LoadConfig = Callable[..., Config]
+
+
+@pytest.fixture
+def load_config(tmp_path: Path) -> LoadConfig:
+    def make(**sections: Any) -> Config:
+        file = tmp_path / "gapstream.yaml"
+        file.write_text(yaml.safe_dump({"kafka": {"bootstrap.servers": "a:1,b:2"}, **sections}))
+        return load(str(file), {}, ())
+
+    return make
+
+
+def test_defaults_are_those_of_the_contract(load_config: LoadConfig) -> None:
+    made = plan(load_config(topics={"orders": {"sinks": {"billing": {"type": "consumer"}}}}))
+    assert (made.app_id, made.session_timeout_s, made.standby_replicas, made.unknown_after_s) == ("gapstream", 10.0, 1, 300.0)
+    assert made.state_dir == Path("gapstream-data")
+    assert made.instance.startswith(socket.gethostname()[:5])
+    assert made.instance.endswith("-6066")
+    assert made.internal == InternalTopics(True, -1, 6, 30 * 86_400_000, 7 * 86_400_000)
+    orders = made.topics["orders"]
+    assert orders.reading == Reading(Isolation.READ_COMMITTED, check_crcs=True)
+    assert (orders.sink_types, orders.rules.floors, orders.rules.lateness_ms) == ({"billing": "consumer"}, {"billing": "first"}, 0)
+    assert orders.rules.policies == {"billing": Policy("billing", grace_ms=2_000, stall_after_ms=60_000)}
+
+
+def test_everything_given_arrives(load_config: LoadConfig) -> None:
+    internal = {
+        "create": False,
+        "replication_factor": 3,
+        "alerts": {"partitions": 2, "retention": "1d"},
+        "observations": {"retention": "2d"},
+    }
+    app = {
+        "id": "gap", "instance": "one", "session_timeout": "12s", "state_dir": "/var/gap", "standby_replicas": 2, "unknown_after": "1m",
+        "topics": internal,
+    }  # fmt: skip
+    sinks = {
+        "billing": {"type": "consumer", "grace": "7s", "from": "latest", "stall_after": "90s", "tombstones": "optional"},
+        "audit": {"type": "consumer", "from": "2026-01-01T00:00:00Z"},
+    }
+    topics = {"orders": {"isolation": "read_uncommitted", "check_crcs": False, "lateness": "3s", "sinks": sinks}, "plain": {}}
+    made = plan(load_config(app=app, topics=topics, alerts={"duplicates": False}))
+    assert (made.app_id, made.instance, made.session_timeout_s, made.standby_replicas) == ("gap", "one", 12.0, 2)
+    assert (made.state_dir, made.unknown_after_s) == (Path("/var/gap"), 60.0)
+    assert made.internal == InternalTopics(False, 3, 2, 86_400_000, 2 * 86_400_000)
+    orders = made.topics["orders"]
+    assert orders.reading == Reading(Isolation.READ_UNCOMMITTED, check_crcs=False)
+    assert orders.rules.lateness_ms == 3_000
+    assert orders.rules.floors == {"billing": "latest", "audit": "2026-01-01T00:00:00Z"}
+    assert orders.rules.policies["billing"] == Policy(
+        "billing", grace_ms=7_000, tombstones_optional=True, stall_after_ms=90_000, tell_duplicates=False
+    )
+    assert orders.rules.policies["audit"].tombstones_optional is False
+    assert made.topics["plain"].rules.policies == {}
+
+
+def test_patterns_mean_topics_that_exist(load_config: LoadConfig) -> None:
+    config = load_config(topics={"/orders-.*/": {"sinks": {"billing": {"type": "consumer"}}}, "named": {}}, exclude=["orders-x"])
+    existing = ["orders-1", "orders-x", "payments", "gapstream.observations.orders-1", "gapstream-orders-1-changelog"]
+    assert sorted(plan(config, existing).topics) == ["named", "orders-1"]
+    assert sorted(plan(config).topics) == ["named"]
+
+
+def test_all_clients_reach_the_same_cluster(load_config: LoadConfig) -> None:
+    made = plan(load_config(topics={"orders": {}}))
+    assert made.reader.bootstrap_servers == (("a", 1), ("b", 2))
+    assert made.confluent["bootstrap.servers"] == "a:1,b:2"
+    assert made.aiokafka["bootstrap_servers"] in ("a:1,b:2", ["a:1", "b:2"])
