@@ -25,6 +25,14 @@ ROOT = Path(__file__).resolve().parents[2]
 Write = Callable[..., Path]
 
 
+@pytest.fixture(autouse=True)
+def logged(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """How logging would be configured; it is the process's, and other tests' too."""
+    given: list[tuple[str, bool]] = []
+    monkeypatch.setattr("stream_app.service.logs.configure", lambda level, as_json: given.append((level, as_json)))
+    return given
+
+
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
     """Writes a file that would run, changed by sections."""
@@ -161,7 +169,9 @@ def test_help_has_an_example(gapstream: Command) -> None:
     assert "gapstream worker -c gapstream.yaml" in ran.out
 
 
-def test_what_runs_is_run_with_its_folder_locked(gapstream: Command, write: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_runs_is_run_with_its_folder_locked(
+    gapstream: Command, write: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, logged: list[tuple[str, bool]]
+) -> None:
     seen: list[Any] = []
 
     async def run(app: GapstreamApp) -> int:
@@ -170,7 +180,8 @@ def test_what_runs_is_run_with_its_folder_locked(gapstream: Command, write: Writ
 
     monkeypatch.setattr(run_module, "run", run)
     file = write(app={"id": "gap"})
-    assert gapstream("worker", "-c", str(file), "--log-level", "error").code == 0
+    assert gapstream("worker", "-c", str(file), "--log-level", "error", "--log-format", "json").code == 0
+    assert logged == [("error", True)]
     assert seen == [("gap", "gap\n", False)]
     assert (tmp_path / "state" / "clean").exists()
 
@@ -180,7 +191,7 @@ def test_the_exit_status_is_the_runs(gapstream: Command, write: Write, monkeypat
         return 1
 
     monkeypatch.setattr(run_module, "run", run)
-    assert gapstream("worker", "-c", str(write()), "--log-level", "error").code == 1
+    assert gapstream("worker", "-c", str(write())).code == 1
 
 
 def test_two_workers_that_share_a_folder_by_mistake(write: Write, tmp_path: Path) -> None:

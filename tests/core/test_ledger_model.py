@@ -229,7 +229,7 @@ class Both:
         upto = dice.one_of([step.stop + 5, step.stop, dice.number(step.runs[0][0], step.stop)])
         found = {o: dice.one_of(FOUND) for o in offsets if start <= o < upto}
         named = {what: runs_of(o for o, each in found.items() if each == what) for what in FOUND}
-        times = {o: BASE for o, what in found.items() if what == "there"}
+        times = {o: self.naive.times.get(o, BASE) for first, stop in named["there"] for o in (first, stop - 1)}
         self.ledger.settle(step, Look(upto, start, named["hole"], named["unreadable"], named["tombstone"], times), self.now)
         self.naive.judge(step.sink, step.stop, step.epoch, offsets, Saw(upto, start, found))
 

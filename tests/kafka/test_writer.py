@@ -57,8 +57,7 @@ class Producer:
     def _txn_manager(self) -> Producer:
         return self
 
-    def wait_for_transaction_end(self) -> asyncio.Future[None]:
-        assert self.end is not None
+    def wait_for_transaction_end(self) -> asyncio.Future[None] | None:
         return self.end
 
     async def send(

@@ -44,6 +44,11 @@ class Run:
         spine.consume(self.rig.bootstrap, self.topic, sum(self.records.values()), self.truth, self.sidecar, seconds)
         assert self.sidecar.flush(30)
 
+    def readable(self, partition: int) -> set[int]:
+        """Offsets of records: markers and aborted ones inside a gap don't split it, so its ends alone don't tell them."""
+        messages = self.rig.read(self.topic)
+        return {offset for one in messages if one.partition() == partition and (offset := one.offset()) is not None}
+
     def judge(self, worker: Worker) -> list[str]:
         """What is said and is not so, by the command line, the API, and the alerts topic folded by an oracle."""
         lost = {(self.topic, partition, SINK): offsets for partition, offsets in self.truth.skipped.items() if offsets}
@@ -54,7 +59,10 @@ class Run:
             return len(rows) == len(self.records) and sum(row["missing"] or 0 for row in rows) == sum(map(len, lost.values()))
 
         eventually(settled, f"all losses of {self.topic} found, nothing more")
-        faults = compare("gaps --json", lost, listed(spine.rig_json(worker, "gaps", "--topic", self.topic, "--json")))
+        answer = spine.rig_json(worker, "gaps", "--topic", self.topic, "--json")
+        faults = compare("gaps --json", lost, {key: gaps & self.readable(key[1]) for key, gaps in listed(answer).items()})
+        if sum(gap["count"] for gap in answer["gaps"]) != sum(map(len, lost.values())):
+            faults.append("gaps --json counts what holds no record")
         rows = spine.rig_json(worker, "partitions", "--topic", self.topic, "--sink", SINK, "--json")["partitions"]
         for row in rows:
             number, missing = self.records[row["partition"]], len(self.truth.skipped[row["partition"]])

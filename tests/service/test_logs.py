@@ -18,6 +18,8 @@ def restored() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     levels = {name: logging.getLogger(name).level for name in logs.NOISY}
+    for name in logs.NOISY:
+        logging.getLogger(name).setLevel(logging.NOTSET)
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
@@ -85,7 +87,6 @@ def test_a_librarys_line_once_a_minute(capsys: pytest.CaptureFixture[str], now: 
 def test_debug_shows_everything(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("debug", True)
     library = logging.getLogger("aiokafka.client")
-    library.setLevel(logging.NOTSET)
     for _ in range(3):
         library.debug("the same")
     assert len(capsys.readouterr().err.splitlines()) == 3
