@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from stream_app.core import complete
+from stream_app.core.codec import topic_id_text
 from stream_app.core.events import Event, EventType, pieces
 from stream_app.core.log import LogState
 from stream_app.core.model import CHUNK, Absent, Cause, LogRead, Look, Observation, ObservationRead, Reason, Run, Runs, Status
@@ -218,7 +219,8 @@ class Ledger:
         if observation is None:
             return True
         sink = self.sinks.get(observation.sink) or self._add_sink(Policy.unconfigured(observation.sink))
-        moved = sink.observe(observation, self.log, self.broker_ms, now_ms)
+        # A worker's clock that was set back must not make a new horizon older than what was heard: grace would be over at once.
+        moved = sink.observe(observation, self.log, self.broker_ms, max(now_ms, self.heard_ms or 0))
         self._tell_moved(sink, observation, moved, now_ms)
         return True
 
@@ -323,11 +325,12 @@ class Ledger:
             first, last = piece.first(), piece.last()
             assert first is not None
             assert last is not None
-            within = [ms for offset, ms in (timestamps or {}).items() if first <= offset <= last]
-            lowest = min(within, default=self.log.timeline.lowest_from(first))
+            times = {offset: ms for offset, ms in (timestamps or {}).items() if offset in piece}
+            # The look knows the ends of what it was asked for; of a piece that begins inside, only the log's timeline is sure.
+            lowest = min(times.values()) if first in times else self.log.timeline.lowest_from(first)
             expires = None
-            if cause is Cause.NOT_RECEIVED and self.retention_ms is not None and within:
-                expires = min(within) + self.retention_ms
+            if cause is Cause.NOT_RECEIVED and self.retention_ms is not None and lowest is not None:
+                expires = lowest + self.retention_ms
             sequence = sink.sequence + 1 if sink.policy.configured else 0
             sink.remember(Opening(sequence, cause, first, last + 1, now_ms, lowest))
             self._tell(
@@ -336,8 +339,8 @@ class Ledger:
                 now_ms,
                 cause=cause,
                 ranges=piece,
-                first_timestamp_ms=(timestamps or {}).get(first),
-                last_timestamp_ms=(timestamps or {}).get(last),
+                first_timestamp_ms=times.get(first),
+                last_timestamp_ms=times.get(last),
                 passed_at_ms=passed_ms,
                 expires_at_ms=expires,
                 reason=reason,
@@ -373,7 +376,7 @@ class Ledger:
         self.epoch += 1
         for sink in self.sinks.values():
             self._close_truncated(sink, sink.truncate(0), now_ms, "the topic was re-created")
-        self._tell(EventType.LOG_RECREATED, self.sinks[LOG_SINK], now_ms, reason=f"topic id {topic_id.hex()}")
+        self._tell(EventType.LOG_RECREATED, self.sinks[LOG_SINK], now_ms, reason=f"its id is {topic_id_text(topic_id)} now")
         told = {name: (sink.sequence, sink.stalled) for name, sink in self.sinks.items()}
         compacted = self.log.ever_compacted
         self.log = LogState(topic_id, origin=log_start, seen_end=log_end, start=log_start, read=log_start, end=log_end, last_stable=log_end)

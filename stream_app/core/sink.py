@@ -384,7 +384,7 @@ class SinkState:
             lowest = self.lowest if self.lowest is not None else log.read
             floor = self.policy.floor if self.policy.floor is not None else lowest
             self.floor = max(floor, log.origin, log.forgotten)
-            rest = (*self.explained.values(), *self.untold.values(), *self.again)
+            rest = (*self.explained.values(), *self.acknowledged.values(), *self.untold.values(), *self.again)
             for offsets in (self.received, self.unread, self.again_told, *rest):
                 offsets.remove(0, self.floor)
         if self.settled is None:

@@ -70,7 +70,7 @@ class NaiveSink:
     untold_duplicates: set[int] = field(default_factory=set)
     told_duplicates_ms: int | None = None
     horizons: list[tuple[int, int, int]] = field(default_factory=list)
-    """(broker's time, worker's time, horizon): as it stood in the end of each moment in which there was an observation."""
+    """(broker's time, worker's time, horizon): as it stood in the end of each moment in which it rose."""
     sequences: dict[str, int] = field(default_factory=dict)
     observed: int = 0
     duplicates: int = 0
@@ -166,7 +166,7 @@ class NaivePartition:
     def observe(self, said: Observation, broker_ms: int, now_ms: int) -> None:
         name, status, claim = said.sink, str(said.status), said.claim
         offsets = [offset for first, stop in said.runs for offset in range(first, stop)]
-        self.broker_ms = max(broker_ms, self.broker_ms or 0)
+        self.broker_ms, now_ms = max(broker_ms, self.broker_ms or 0), max(now_ms, self.heard_ms or 0)
         sink = self.sinks.get(name) or self._add(Policy.unconfigured(name))
         if said.source is not None and said.sequence is not None:
             if said.sequence <= sink.sequences.get(said.source, -1):
@@ -241,7 +241,7 @@ class NaivePartition:
             if sink.claim is None:
                 sink.horizons = [said for said in sink.horizons if said[2] <= claim]
             sink.claim = max(claim, sink.claim or 0)
-        if sink.horizon is not None:
+        if sink.horizon is not None and sink.horizon > max((known for *_, known in sink.horizons), default=-1):
             assert self.broker_ms is not None
             moment = (self.broker_ms, now_ms)
             sink.horizons = [said for said in sink.horizons if said[:2] != moment] + [(*moment, sink.horizon)]

@@ -84,7 +84,7 @@ class Both:
 
     def __init__(self, dice: Dice) -> None:
         origin, behind = dice.one_of([0, 7, CHUNK - 40]), dice.one_of([0, 20])
-        self.now = BASE
+        self.now = self.written = BASE
         self.policies: dict[str, Policy] = {
             name: replace(each, floor=None if each.floor is None else origin + each.floor) for name, each in POLICIES.items()
         }
@@ -106,12 +106,13 @@ class Both:
         stop, ahead = naive.read + len(each), dice.number(0, 30)
         start = dice.one_of([*[naive.start] * 12, naive.start + 8, naive.start + 8, stop - 20, stop])
         log_start, last_stable = max(min(start, stop), 0), stop + dice.number(0, ahead)
+        self.written = max(self.written, self.now)
         said = log_read(
-            naive.read, each, now_ms=self.now, start=log_start, ahead=ahead, last_stable=last_stable, topic_id=self.ledger.log.topic_id
+            naive.read, each, now_ms=self.written, start=log_start, ahead=ahead, last_stable=last_stable, topic_id=self.ledger.log.topic_id
         )
         assert self.ledger.fold_log(said, self.now)
         assert not each or not self.ledger.fold_log(said, self.now)
-        naive.read_log(each, log_start, stop + ahead, last_stable, self.now)
+        naive.read_log(each, log_start, stop + ahead, last_stable, self.written)
         self.forget()
 
     def forget(self) -> None:
@@ -188,13 +189,14 @@ class Both:
     # --- time and verdicts --------------------------------------------------------------------------------------------
 
     def wait(self, dice: Dice) -> None:
-        self.pass_time(dice.number(1, 5) * TICK, heard=dice.one_of([True, False]))
+        """Time passes; now and then the worker's clock is set back."""
+        self.pass_time(dice.one_of([1, 2, 3, 4, 5, 5, -7]) * TICK, heard=dice.one_of([True, False]))
 
     def pass_time(self, ms: int, *, heard: bool) -> None:
         self.now += ms
         if heard:
             self.ledger.heard_to_end(self.now)
-            self.naive.heard_ms = self.now
+            self.naive.heard_ms = max(self.now, self.naive.heard_ms or 0)
 
     def ask(self, _: Dice) -> None:
         """What needs a look: a step per sink, of all that lacks and nothing else."""

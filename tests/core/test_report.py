@@ -250,6 +250,23 @@ def test_complete_through_of_a_gap_whose_times_the_look_found_is_exact() -> None
     assert row(rig).complete_bound_ms == BASE + 199
 
 
+def test_complete_through_stops_before_what_is_missing_though_the_look_told_only_later_times() -> None:
+    rig = Rig()
+    for _ in range(3):
+        rig.now += 100
+        rig.read("record", 10)
+    rig.observe((0, 2), (28, 30))
+    rig.wait()
+    (step,) = rig.ledger.candidates()
+    rig.observe((2, 5))  # the run that was asked for begins later now, and its first time is not known
+    rig.observe((7, 25))
+    rig.ledger.settle(step, Look(step.stop, 0, unreadable=((5, 6),), timestamps={2: BASE + 100, 27: BASE + 300}), rig.now)
+    assert row(rig).complete_bound_ms == BASE + 99
+    assert {gap.first: gap.first_timestamp_ms for gap in report.gaps(rig.ledger, rig.sink())} == {5: None, 6: None, 25: None}
+    rig.observe((5, 7))
+    assert row(rig).complete_bound_ms == BASE + 299
+
+
 def test_complete_through_never_falls_below_what_was_said() -> None:
     rig = Rig()
     rig.read("record", 10)
