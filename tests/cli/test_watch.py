@@ -117,15 +117,25 @@ def test_following_tells_what_comes_later_at_once_and_ends_by_a_signal(alerts: A
     alerts.write(event(1), hours_ago=0)
     command = [sys.executable, "-m", "stream_app", "watch", "--from", "-1h", "--json", *alerts.args]
     folder = Path(__file__).parents[2]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder) as watch:
-        assert watch.stdout is not None
-        assert json.loads(watch.stdout.readline())["sequence"] == 1
-        alerts.write(event(2), hours_ago=0)
-        assert json.loads(watch.stdout.readline())["sequence"] == 2
-        watch.send_signal(signal.SIGINT)
-        assert watch.wait(20) == 130
-        assert watch.stderr is not None
-        assert "Traceback" not in watch.stderr.read()
+    # A run that was put into the background by a shell ignores SIGINT, and so would its children: a terminal's don't.
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder, preexec_fn=_heed_interrupts
+    ) as watch:
+        try:
+            assert watch.stdout is not None
+            assert json.loads(watch.stdout.readline())["sequence"] == 1
+            alerts.write(event(2), hours_ago=0)
+            assert json.loads(watch.stdout.readline())["sequence"] == 2
+            watch.send_signal(signal.SIGINT)
+            assert watch.wait(20) == 130
+            assert watch.stderr is not None
+            assert "Traceback" not in watch.stderr.read()
+        finally:
+            watch.kill()
+
+
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_no_topic_and_no_brokers_could_not_tell(gapstream: Command, kit: KafkaKit, tmp_path: Path) -> None:
