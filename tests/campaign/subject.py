@@ -182,9 +182,13 @@ class Subject:
 
     def report(self, received: Mapping[Where, Received]) -> None:
         """Report what a consumer got, but for a few, and check that exactly these few are missing, and some reported late no more."""
+        self.say(received)
+        self.check_gaps()
+
+    def say(self, received: Mapping[Where, Received]) -> None:
+        """Report, without waiting for what comes of it."""
         for place, faults in self.reporter.report(self.said, received).items():
             self._differ(place, *faults)
-        self.check_gaps()
 
     def check_gaps(self) -> None:
         """What is open, why, and how it is listed."""
@@ -223,9 +227,11 @@ class Subject:
     def check_alerts(self) -> None:
         """The alerts topic folds to what is open, each event is there once, and nothing else was told of the logs."""
         alerts, unread = Alerts(), {place: set[int]() for place in self.isolation}
+        births: dict[Where, set[str]] = {place: set() for place in self.isolation}
         for event, message in self.reporter.events(self.rig):
             alerts.take(message)
             place = (event["topic"], event["partition"])
+            births[place].add(event["source"])
             if event["type"] not in EVENTS or (event["sink"] == "log") != (event["type"] == "log.unread"):
                 self._differ(place, f"told: {event}")
             if event["type"] == "log.unread":
@@ -238,6 +244,8 @@ class Subject:
             told = alerts.open.get((*place, SINK), {})
             if told != opened:
                 self._differ(place, f"alerts fold to {len(told)} open records, not to {len(opened)}")
+            if len(births[place]) > 1:
+                self._differ(place, f"its state began anew: {births[place]}")
             said = set(where(self.said[place], UNREAD))
             if unread[place] != said:
                 self._differ(place, f"log.unread told of {list(runs(sorted(unread[place])))[:5]}, not of {list(runs(sorted(said)))[:5]}")

@@ -99,6 +99,12 @@ def test_what_was_removed_unread_is_unread_and_nothing_else(said: bytes, removed
     assert bool(compare(said, b"", b"R" * 8, Span(2, 8, False, removed)).differences) == differs
 
 
+def test_what_was_read_before_its_file_was_removed_is_judged_by_what_the_file_held() -> None:
+    for said, differs in ((b"RMUUR", False), (b"RRUUR", True)):
+        found = compare(said, b"RMR", b"CCCRR", Span(0, 5, False, (0, 3, 4)))
+        assert bool(found.differences) == differs
+
+
 def test_oracles_are_compared_with_each_other() -> None:
     assert disagree([1, 3, 9], b"CRCRM", 0, 5, False) == []
     assert disagree([1, 3], b"CRCRR", 0, 5, True) != []

@@ -138,7 +138,7 @@ def compare(said: Kinds, before: Kinds, after: Kinds, span: Span) -> Compared:
         for offset in range(first, stop):
             mine, now = said[offset], after[offset]
             then = before[offset] if offset < len(before) else None
-            allowed = _allowed(now, then, span.compacts)
+            allowed = _allowed(now, then, span.compacts or offset < span.removed[2])
             if allowed is None:
                 found.loose += 1
                 allowed = {RECORD, MARKER, ABORTED, HOLE}
@@ -165,15 +165,15 @@ def _without_unread(said: Kinds, span: Span, found: Compared) -> list[tuple[int,
     return [(span.first, begin), (max(start, span.first), span.stop)] if start > lowest else [(span.first, span.stop)]
 
 
-def _allowed(now: int, then: int | None, compacts: bool) -> set[int] | None:
-    """Verdicts that are right; None: any lawful one."""
+def _allowed(now: int, then: int | None, taken: bool) -> set[int] | None:
+    """Verdicts that are right; None: any lawful one. ``taken``: whether compaction, or the removal of whole files, may have taken it."""
     if now == BARE:
-        return {MARKER, HOLE} if compacts else set()
+        return {MARKER, HOLE} if taken else set()
     if now == OPEN:
         return set()
     if now != HOLE:
         return {now}
-    if not compacts:
+    if not taken:
         return set()
     if then is None or then == OPEN:
         return None
