@@ -56,6 +56,9 @@ def _row(ledger: Ledger, sink: SinkState, now_ms: int) -> Row:
         checked_at_ms=ledger.heard_ms,
         updated_at_ms=now_ms,
         incarnation=topic_id_text(log.topic_id),
+        topic_partitions=ledger.partitions,
+        last_stable_offset=log.last_stable if ledger.read_committed else None,
+        open_since_ms=log.open_since_ms if ledger.read_committed else None,
     )
 
 

@@ -134,7 +134,7 @@ class _Looking:
         self._holes: list[Run] = []
         self._unreadable: list[Run] = []
         self._tombstones: list[Run] = []
-        self._edges: dict[int, list[tuple[int, int]]] = {}  # index of a run -> its first and last record, with their times
+        self._edges: dict[int, list[tuple[int, int]]] = {}  # index of a run -> its first, last and earliest record, with their times
         self._condemned: int | None = None
         self._empty_at: int | None = None
 
@@ -263,8 +263,10 @@ class _Looking:
                 time, null = record
                 if null:
                     add_run(self._tombstones, offset, offset + 1)
-                edges = self._edges.setdefault(index, [])
-                edges[1:] = [(offset, time)]
+                edges = self._edges.setdefault(index, [(offset, time)] * 3)
+                edges[1] = (offset, time)
+                if 0 <= time < edges[2][1]:
+                    edges[2] = (offset, time)
         self._advance(stop)
 
     def _pass_over(self, stop: int) -> None:

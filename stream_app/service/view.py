@@ -98,6 +98,10 @@ class StatusView:
         for held in (self._partitions, self._gaps, self._merged, self._workers):
             held.clear()
 
+    def rows_of(self, topic: str) -> list[Row] | None:
+        """What was flushed of a topic; None while the status topic is not read to its end."""
+        return [row for held in self._partitions.get(topic, {}).values() for row in held.rows] if self._loaded else None
+
     # -- in ------------------------------------------------------------------------------------------------------
 
     def apply(self, key: bytes, value: bytes | None) -> None:

@@ -86,7 +86,7 @@ def test_a_reader_that_is_behind_is_catching_up() -> None:
 def test_a_row_names_its_incarnation() -> None:
     rig = Rig()
     assert row(rig).incarnation == topic_id_text(TOPIC_ID)
-    rig.ledger.recreate(OTHER_ID, 0, 0, rig.now)
+    rig.recreate(OTHER_ID)
     assert row(rig).incarnation == "AQIDBAUGBwgJCgsMDQ4PEA"
 
 
