@@ -81,7 +81,8 @@ def batch(
 ) -> bytes:
     """A batch of ``[first, last]`` (closed) that holds the offsets ``keep`` (default: all), as the cleaner leaves it.
 
-    The record at an offset is of ``time`` plus the offset. With the delete horizon bit the base time is far in the future and the deltas are relative to it.
+    The record at an offset is of ``time`` plus the offset. With the delete horizon bit the base time is far in the future and
+    the deltas are relative to it.
     """
     kept = list(range(first, last + 1)) if keep is None else sorted(keep)
     empty = set(nulls)
