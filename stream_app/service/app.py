@@ -161,10 +161,15 @@ class ClusterService(Service):
             await self.sleep(WATCH_TOPICS_SECONDS)
             if self.should_stop:
                 return
-            if await self._look():
-                consumer = self._app.consumer
-                assert isinstance(consumer, Consumer)
+            changed = await self._look()
+            if changed is None:
+                continue
+            consumer = self._app.consumer
+            assert isinstance(consumer, Consumer)
+            if changed:
                 await consumer.resubscribe()
+            else:
+                await consumer.take_in({self._app.topic_names[topic].changelog: count for topic, count in self.partitions.items()})
 
     @Service.task
     async def _handle_troubles(self) -> None:
