@@ -311,7 +311,8 @@ def _with_the_log(
     if told == _LISTED_HOLE:
         return said if is_log else State.ABSENT
     if verdict in (Verdict.EXPIRED, Verdict.LOG_HOLE, Verdict.UNKNOWN):
-        return said if all_records else said + OR_ABSENT
+        below = verdict is Verdict.EXPIRED
+        return State.ABSENT if below and hole else said if all_records else said + OR_ABSENT
     return said
 
 
