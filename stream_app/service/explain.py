@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from stream_app.kafka.connection import KafkaSettings
-from stream_app.kafka.evidence import Evidence, examine
+from stream_app.kafka.examination import Evidence, examine
 from stream_app.kafka.failures import KafkaError
 from stream_app.kafka.topics import TopicConfig
 from stream_app.service.port import Reading

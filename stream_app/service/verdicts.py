@@ -17,7 +17,7 @@ from typing import Any
 from stream_app.core.codec import topic_id_text
 from stream_app.core.model import Cause, Gap, Reason, Row, Run
 from stream_app.core.states import State
-from stream_app.kafka.evidence import BatchFacts, Evidence, Found, Piece
+from stream_app.kafka.examination import BatchFacts, Evidence, Found, Piece
 from stream_app.kafka.records import Detail
 from stream_app.kafka.wire import NO_UUID
 from stream_app.service.status import EXPLAINED_MAX

@@ -14,7 +14,7 @@ from stream_app.core.codec import topic_id_text
 from stream_app.core.ledger import LOG_SINK, Ledger
 from stream_app.core.model import Gap, Listed, LogEnds, Row
 from stream_app.core.states import State
-from stream_app.kafka.evidence import BatchFacts, Evidence, Found, Piece
+from stream_app.kafka.examination import BatchFacts, Evidence, Found, Piece
 from stream_app.kafka.protocol import Isolation
 from stream_app.kafka.records import Detail
 from stream_app.service import verdicts

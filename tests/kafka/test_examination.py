@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from stream_app.core.model import LogEnds
-from stream_app.kafka import evidence as evidence_module
+from stream_app.kafka import examination as examination_module
 from stream_app.kafka.connection import KafkaSettings
-from stream_app.kafka.evidence import BatchFacts, Evidence, Found, Piece, Reading, examine
+from stream_app.kafka.examination import BatchFacts, Evidence, Found, Piece, Reading, examine
 from stream_app.kafka.failures import BrokerError, RefusedError, UnreachableError
 from stream_app.kafka.protocol import Api, Isolation, Section
 from stream_app.kafka.records import Detail
@@ -117,7 +117,7 @@ def test_a_marker_that_the_cleaner_emptied() -> None:
 def test_a_thinned_batch_interleaves_records_and_holes() -> None:
     log = [batch(0, 5, keep=[1, 4]), batch(10, 12)]
     assert shape(read(log, 0, 12).pieces) == [(0, 1, H), (1, 2, R), (2, 4, H), (4, 5, R), (5, 6, H), (6, 10, H), (10, 12, R)]
-    inside, between = read(log, 5, 10, bound=13).pieces
+    inside, between = read(log, 5, 10).pieces
     assert inside.batch == facts(0, 5, records=2)
     assert between.batch is None, "there is no batch at all"
 
@@ -177,6 +177,7 @@ def test_what_is_not_decided_yet_is_told_with_its_batch() -> None:
 
 def test_nothing_at_or_above_the_bound_is_told() -> None:
     assert shape(read([batch(0, 3), batch(4, 7)], 0, 8, bound=4).pieces) == [(0, 4, R)]
+    assert shape(read([batch(0, 3), batch(9, 9)], 0, 8, bound=6).pieces) == [(0, 4, R), (4, 6, H)], "what follows shows the hole"
 
 
 def test_a_damaged_batch_is_unreadable_when_damaged_twice() -> None:
@@ -324,18 +325,31 @@ async def test_aborted_records_are_records_for_who_reads_uncommitted(cluster: Fa
 
 
 async def test_several_fetches(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evidence_module, "FETCH_BYTES", (1, 1))
+    monkeypatch.setattr(examination_module, "FETCH_BYTES", (1, 1))
     cluster.add("orders", FakeLog([batch(first, first + 9) for first in range(0, 100, 10)]))
     got = await ask(cluster, 5, 95)
     assert [(piece.first, piece.stop) for piece in got.pieces] == [(5, 10), *((n, n + 10) for n in range(10, 90, 10)), (90, 95)]
     assert len(cluster.requests(FETCH)) == 10
 
 
-async def test_a_tail_without_batches_is_a_hole_when_asked_twice(cluster: FakeCluster) -> None:
+async def test_a_broker_that_gives_nothing_is_no_hole(cluster: FakeCluster) -> None:
     cluster.add("orders", FakeLog([batch(0, 9)], end=20))
     got = await ask(cluster, 8, 25)
-    assert shape(got.pieces) == [(8, 10, R), (10, 20, H), (20, 25, Found.BEYOND)]
-    assert got.pieces[1].batch is None
+    assert shape(got.pieces) == [(8, 10, R), (10, 20, Found.UNSEEN), (20, 25, Found.BEYOND)]
+    assert got.pieces[1].why == "the broker gives nothing there, though its own end says that there is something"
+    assert len(cluster.requests(FETCH)) == 3, "it is asked twice"
+
+
+async def test_a_broker_that_gives_nothing_at_first(cluster: FakeCluster) -> None:
+    log = FakeLog([batch(0, 9)], silent=True)
+    cluster.add("orders", log)
+
+    def speak(asked: object, records: bytes) -> bytes:
+        log.silent = False
+        return records
+
+    cluster.damage = speak
+    assert shape((await ask(cluster, 3, 6)).pieces) == [(3, 6, R)]
 
 
 async def test_a_damaged_batch_is_fetched_over_a_fresh_connection(cluster: FakeCluster) -> None:
@@ -363,7 +377,7 @@ async def test_bytes_are_bounded_and_the_rest_says_so(cluster: FakeCluster) -> N
 
 
 async def test_time_is_bounded_and_the_rest_says_so(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evidence_module, "FETCH_BYTES", (1, 1))
+    monkeypatch.setattr(examination_module, "FETCH_BYTES", (1, 1))
     cluster.add("orders", FakeLog([batch(0, 9), batch(10, 19)]))
 
     def hang_then(asked: Any, records: bytes) -> bytes:
@@ -377,7 +391,7 @@ async def test_time_is_bounded_and_the_rest_says_so(cluster: FakeCluster, monkey
 
 
 async def test_a_log_start_that_moves_meanwhile(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evidence_module, "FETCH_BYTES", (1, 1))
+    monkeypatch.setattr(examination_module, "FETCH_BYTES", (1, 1))
     log = FakeLog([batch(0, 9), batch(10, 19), batch(20, 29)])
     cluster.add("orders", log)
 

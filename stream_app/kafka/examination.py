@@ -205,7 +205,11 @@ class _Examination:
             if not whole:
                 connection = await self._renewed(leader)
             elif reading.at == before:
-                await self._nothing(bound)
+                # What the log lacks is known by the batch that follows, not by a broker's silence.
+                if self._empty_at == before:
+                    reading.leave_out(bound, "the broker gives nothing there, though its own end says that there is something")
+                self._empty_at = before
+                await asyncio.sleep(RETRY_S)
 
     def _bound(self, decided: bool) -> int:
         """Where this part of the look ends at the latest."""
@@ -230,14 +234,6 @@ class _Examination:
     async def _renewed(self, leader: Leader) -> Connection:
         self._cluster.renew(leader.node)
         return await self._cluster.connection(leader.node)
-
-    async def _nothing(self, bound: int) -> None:
-        """An answer below its own end held nothing: twice, and there is no batch any more."""
-        if self._empty_at == self._reading.at:
-            self._reading.pass_over(bound)
-            return
-        self._empty_at = self._reading.at
-        await asyncio.sleep(RETRY_S)
 
     def evidence(self, why_unseen: str) -> Evidence:
         """What is known so far. What lies below the log start by now is that, whatever it was before."""
@@ -288,6 +284,10 @@ class Reading:
         """There is no batch in ``[at, stop)``."""
         self._add(stop, Found.HOLE, None)
 
+    def leave_out(self, stop: int, why: str) -> None:
+        """Of ``[at, stop)`` nothing can be found out."""
+        self._add(stop, Found.UNSEEN, None, why)
+
     def take(self, view: memoryview, section: Section, bound: int, decided: bool) -> bool:
         """Looks at the batches of one answer below ``bound``; False: one is damaged and must be fetched over a fresh connection first.
 
@@ -301,6 +301,8 @@ class Reading:
         follows = [*(one.base for one in batches[1:]), bound]
         for batch, following in zip(batches, follows, strict=False):
             if batch.base >= bound or self.at >= self._stop:
+                if batch.magic >= 2:
+                    self.pass_over(min(batch.base, bound))
                 break
             in_transaction = batch.attributes & (TRANSACTIONAL | CONTROL) != 0
             aborted = in_transaction and aborting.covers(view, batch)
@@ -338,7 +340,7 @@ class Reading:
         if self._condemned != self.at:
             self._condemned = self.at
             return False
-        self._add(bound, Found.UNSEEN, None, "what the broker sends there is no batch")
+        self.leave_out(bound, "what the broker sends there is no batch")
         return True
 
     def _add_records(self, details: Sequence[Detail], stop: int, found: Found, facts: BatchFacts) -> None:
