@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -421,6 +423,21 @@ def test_only_the_latest_explained_runs_are_listed(monkeypatch: pytest.MonkeyPat
         (7, "received"),
     ]
     assert runs[0]["evidence"]["unknown"] == {"billing": "what is explained is listed from offset 3 on"}
+
+
+# --- the page about it ---------------------------------------------------------------------------------------------------
+
+
+def test_the_page_has_every_verdict_and_every_state() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "verdicts.md").read_text()
+    head, of_sinks, others = re.split(r"^## (?:States of a sink|Other words).*$", page, flags=re.MULTILINE)
+    assert re.findall(r"^\| `(\w+)` \|", head, re.MULTILINE) == list(map(str, Verdict))
+    states = {str(state) for state in State} - {"forgotten", "explained truncated"}
+    assert {f"`{state}`" for state in states | {"ahead", "below the floor", "received or absent", "unknown"}} <= set(
+        re.findall(r"`[^`]+`", of_sinks)
+    )
+    words = re.findall(r"^\| ([A-Z][A-Za-z_ ]+) \|", others, re.MULTILINE)
+    assert {"PRESENT", "CONTROL", "TRIMMED", "IN_FLIGHT", "DETECTOR_MISMATCH", "STUCK", "LSO stuck"} <= set(words)
 
 
 # --- records ------------------------------------------------------------------------------------------------------------
