@@ -21,7 +21,7 @@ from stream_app.kafka.protocol import Isolation
 from stream_app.kafka.records import Detail
 from stream_app.service import verdicts
 from stream_app.service.verdicts import Account, Verdict, explain
-from tests.core.strategies import Rig, policy, states_of
+from tests.core.strategies import states_of
 from tests.core.test_ledger_model import WEIGHTS, Both, Rolled
 
 ID = bytes(range(16))
@@ -575,23 +575,3 @@ def test_the_lives_lead_into_every_state() -> None:
     places = {str(state) for state in State} - {"forgotten", "explained truncated"}
     assert places | {"ahead", "below the floor", "received or absent"} <= set(seen)
     assert set(map(str, Verdict)) >= {verdict for several in VERDICTS.values() for verdict in several}
-
-
-def test_a_row_lists_what_the_verdicts_need() -> None:
-    rig = Rig({"s": policy()}, ever_compacted=True)
-    rig.read(["record"] * 4 + ["hole"] + ["record"] * 5 + ["unread"] * 3 + ["record"] * 7)
-    rig.observe((0, 3), (8, 9), (15, 16))
-    rows = {row.sink: row for row in report.rows(rig.ledger, rig.now)}
-    assert (rows["s"].settled_offset, rows["s"].received) == (None, Listed([(0, 3), (8, 9), (15, 16)]))
-    assert (rows["s"].unread, rows["s"].compacted, rows["s"].ever_compacted) == (Listed([(10, 13)]), Listed(), None)
-    log = rows[LOG_SINK]
-    assert (log.settled_offset, log.received, log.unread, log.compacted) == (20, Listed(), Listed([(10, 13)]), Listed([(4, 5)]))
-    assert log.ever_compacted is True
-    rig.verdict()
-    row = next(row for row in report.rows(rig.ledger, rig.now) if row.sink == "s")
-    assert (row.settled_offset, row.received) == (16, Listed())
-    many = 2 * report.LISTED_MAX
-    rig.read("record", 4 * many)
-    rig.observe(*((offset, offset + 1) for offset in range(20, 20 + 2 * many, 2)))
-    row = next(row for row in report.rows(rig.ledger, rig.now) if row.sink == "s")
-    assert row.received == Listed([(20 + 2 * n, 21 + 2 * n) for n in range(report.LISTED_MAX)], 20 + 2 * report.LISTED_MAX)
