@@ -27,6 +27,7 @@ from stream_app.kafka.trouble import HALTS, TroubleKind
 from stream_app.service.agents import add_agents
 from stream_app.service.backend import Backend
 from stream_app.service.context import Context
+from stream_app.service.explain import Explainer
 from stream_app.service.metrics import Counters, Metrics
 from stream_app.service.owners import OwnedPartitions
 from stream_app.service.plan import Plan
@@ -253,7 +254,9 @@ def create_app(config: Config, existing: Iterable[str] = ()) -> GapstreamApp:
     metrics = Metrics(
         app.owners.rows, app.telemetry.counters, app.view, clock_ms, granularity=config.metrics.granularity, labels=config.metrics.labels
     )
-    app.backend = Backend(app, app.owners, app.view, metrics, clock_ms, lambda: app.cluster.trouble)
+    readings = {topic: one.reading for topic, one in plan.topics.items()}
+    explainer = Explainer(plan.reader, readings, topics.describe, app.view, clock_ms)
+    app.backend = Backend(app, app.owners, app.view, metrics, clock_ms, lambda: app.cluster.trouble, explainer)
     assert isinstance(app.web, Web)
     install(app.web.web_app, Api(app.backend, config.http, metrics_need_token=config.metrics.require_token))
     return app

@@ -107,10 +107,10 @@ async def test_what_is_missing_is_named_where_it_must_not_be_made(kit: KafkaKit,
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        ({"retention.ms": "60000"}, TopicConfig(False, 60_000)),
-        ({"retention.ms": "-1"}, TopicConfig(False, None)),
-        ({"cleanup.policy": "compact", "retention.ms": "60000"}, TopicConfig(True, None)),
-        ({"cleanup.policy": "compact,delete", "retention.ms": "60000"}, TopicConfig(True, 60_000)),
+        ({"retention.ms": "60000"}, TopicConfig(False, 60_000, "delete")),
+        ({"retention.ms": "-1"}, TopicConfig(False, None, "delete")),
+        ({"cleanup.policy": "compact", "retention.ms": "60000"}, TopicConfig(True, None, "compact")),
+        ({"cleanup.policy": "compact,delete", "retention.ms": "60000"}, TopicConfig(True, 60_000, "compact,delete")),
     ],
 )
 async def test_describe(kit: KafkaKit, make_topics: Callable[..., Topics], config: dict[str, str], expected: TopicConfig) -> None:
