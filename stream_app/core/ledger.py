@@ -14,7 +14,7 @@ from stream_app.core import complete
 from stream_app.core.codec import topic_id_text
 from stream_app.core.events import Event, EventType, pieces
 from stream_app.core.log import LogState
-from stream_app.core.model import CHUNK, Absent, Cause, LogRead, Look, Observation, ObservationRead, Reason, Run, Runs, Status
+from stream_app.core.model import CHUNK, Absent, Cause, LogEnds, LogRead, Look, Observation, ObservationRead, Reason, Run, Runs, Status
 from stream_app.core.offsets import OffsetSet
 from stream_app.core.sink import STAMPS_MAX, Moved, Opening, Policy, SinkState
 
@@ -67,6 +67,12 @@ class Ledger:
     """The watched topic's retention.ms, for ``expires_at``; None: unknown or unlimited."""
     events: list[Event] = field(default_factory=list)
     """Told but not flushed yet."""
+    read_committed: bool = True
+    """Whether records count by the last stable offset; under read_uncommitted nobody tells where it is."""
+    unnamed_to: int = 0
+    """Observations below this offset of theirs are taken only if they name the topic id: the topic was re-created about then."""
+    partitions: int = 0
+    """How many partitions the topic had when this one was first seen; 0: not known."""
     epoch: int = 0
     """How often the log was truncated or re-created since this worker took over: a look from before says nothing of what is there."""
 
@@ -82,6 +88,10 @@ class Ledger:
         """State of a partition seen for the first time; reading begins at the log's start."""
         log = LogState(topic_id, origin=log_start, seen_end=log_end, start=log_start, read=log_start, end=log_end, last_stable=log_end)
         return cls(topic, partition, birth, log, dict(policies))
+
+    def expanded(self, now_ms: int) -> None:
+        """This partition was added to a topic that is watched already."""
+        self._tell(EventType.LOG_EXPANDED, self.sinks[LOG_SINK], now_ms, reason=f"partition {self.partition} was added to the topic")
 
     def configure(self, policies: Mapping[str, Policy], now_ms: int) -> None:
         """Apply the configuration: new sinks begin, known ones change their rules, those that left it are kept apart."""
@@ -159,6 +169,10 @@ class Ledger:
         self._forget()
         return True
 
+    def accuses(self, read: LogRead) -> Runs:
+        """Holes of an answer that would be told as the log's: whoever asks looks at them once more before it is folded."""
+        return self._explain_holes(read)[1] if self.log.takes(read) else ()
+
     def _explain_holes(self, read: LogRead) -> tuple[Runs, Runs]:
         """Holes are compaction's, but for those written after first sight where cleanup.policy never was ``compact``."""
         if self.log.ever_compacted is not False:
@@ -196,6 +210,12 @@ class Ledger:
         if edge > self.log.forgotten:
             gaps = OffsetSet(run for sink in self.sinks.values() for run in sink.gaps_ever(self.log))
             self.log.forget_below(edge, gaps)
+
+    def of_another(self, read: ObservationRead, observation: Observation) -> bool:
+        """Whether it speaks of another topic of the same name, or may do so."""
+        if observation.topic_id is None:
+            return read.offset < self.unnamed_to
+        return observation.topic_id != self.log.topic_id
 
     def beyond_end(self, observation: Observation) -> bool:
         """Whether it speaks of offsets at or above the known high watermark, or claims more; ask for the end afresh then."""
@@ -244,6 +264,12 @@ class Ledger:
             self._open(sink, cause, offsets, None, None, now_ms, reason="acknowledgement undone", by=observation.by)
         if moved.reopened:
             self._expire(sink, now_ms)
+
+    def doubt(self, log_end: int) -> None:
+        """Reports were lost before they were read: of what lacks below the log's end, as it is now, nobody knows whether it arrived."""
+        self.end_is(log_end)
+        for sink in self.judged():
+            sink.doubted_to = max(sink.doubted_to, self.log.end)
 
     def heard_to_end(self, at_ms: int) -> None:
         """The observations were read to their end as it was at this time (worker's clock)."""
@@ -326,8 +352,9 @@ class Ledger:
             assert first is not None
             assert last is not None
             times = {offset: ms for offset, ms in (timestamps or {}).items() if offset in piece}
-            # The look knows the ends of what it was asked for; of a piece that begins inside, only the log's timeline is sure.
-            lowest = min(times.values()) if first in times else self.log.timeline.lowest_from(first)
+            # The look knows the ends and the earliest of what it was asked for; of a run that was cut since, only the timeline is sure.
+            whole = times and all(start in times and stop - 1 in times for start, stop in piece.runs())
+            lowest = min(times.values()) if whole else self.log.timeline.lowest_from(first)
             expires = None
             if cause is Cause.NOT_RECEIVED and self.retention_ms is not None and lowest is not None:
                 expires = lowest + self.retention_ms
@@ -371,22 +398,32 @@ class Ledger:
             for piece in pieces(offsets):
                 self._tell(EventType.GAP_EXPLAINED, sink, now_ms, cause=cause, ranges=piece, reason=f"{Reason.TRUNCATED}: {reason}")
 
-    def recreate(self, topic_id: bytes, log_start: int, log_end: int, now_ms: int) -> None:
-        """The topic is another one of the same name: close what was open, begin anew; nothing is compared across the two."""
+    def recreate(
+        self, topic_id: bytes, ends: LogEnds, now_ms: int, *, observations_end: int, compacted: bool | None, partitions: int
+    ) -> None:
+        """The topic is another one of the same name: close what was open, begin anew; nothing is compared across the two.
+
+        ``observations_end``: of the observations partition now. What was written below it may speak of either topic: unless it
+        names the id it is not taken, so that what it may have said of the new one is in doubt.
+        ``compacted``, ``partitions``: as :attr:`LogState.ever_compacted` and :attr:`partitions`, of the new one.
+        """
+        log_start, log_end = ends.log_start, ends.high_watermark
         self.epoch += 1
+        self.partitions = partitions
         for sink in self.sinks.values():
             self._close_truncated(sink, sink.truncate(0), now_ms, "the topic was re-created")
         self._tell(EventType.LOG_RECREATED, self.sinks[LOG_SINK], now_ms, reason=f"its id is {topic_id_text(topic_id)} now")
         told = {name: (sink.sequence, sink.stalled) for name, sink in self.sinks.items()}
-        compacted = self.log.ever_compacted
         self.log = LogState(topic_id, origin=log_start, seen_end=log_end, start=log_start, read=log_start, end=log_end, last_stable=log_end)
         self.log.ever_compacted = compacted
         self.sinks = {}
-        begun = {name: replace(policy, floor=None if policy.floor is None else 0) for name, policy in self.policies.items()}
-        self.configure(begun, now_ms)
+        # Whoever received the old one answers for all of the new one.
+        self.configure({name: replace(policy, floor=0) for name, policy in self.policies.items()}, now_ms)
         for name, (sequence, stalled) in told.items():
             sink = self.sinks.get(name) or self._add_sink(Policy.unconfigured(name))
             sink.sequence, sink.stalled = sequence, stalled
+        self.unnamed_to = observations_end
+        self.doubt(log_end)
 
     # --- telling ------------------------------------------------------------------------------------------------------
 

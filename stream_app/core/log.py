@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass, field
 
-from stream_app.core.model import CHUNK, Absent, LogRead, Runs
+from stream_app.core.model import CHUNK, Absent, Epochs, LogRead, Runs
 from stream_app.core.offsets import END, OffsetSet
 
 TIMELINE_MAX = 128
@@ -18,6 +18,10 @@ the head that each flush writes."""
 _COARSER = 1.25
 """A thinned segment reaches back from the log's end at most so much farther than the one after it: a sink that is ten minutes behind
 is shown at most two and a half farther behind. 1.25**96 is 2e9: as many offsets are told apart so."""
+
+
+EPOCHS_MAX = 64
+"""Leader epochs remembered, about 800 bytes of the head: a log that is truncated loses records of its last few leaders."""
 
 
 @dataclass(slots=True)
@@ -88,6 +92,10 @@ class LogState:
     """High watermark, as last told."""
     last_stable: int
     leader_epoch: int = -1
+    epochs: Epochs = ()
+    """Of what was read: where our log parts from another one's is found by them (KIP-101, KIP-320)."""
+    open_since_ms: int | None = None
+    """Since when, by the worker's clock, an open transaction has held the last stable offset where it is."""
     end_read_ms: int | None = None
     """When the log was last read to its end, by the worker's clock."""
     ever_compacted: bool | None = None
@@ -136,12 +144,23 @@ class LogState:
             self.latest_ms = max(read.max_timestamp_ms, self.latest_ms or read.max_timestamp_ms)
         self.read = read.next
         self.start = max(self.start, read.log_start)
-        self.end = read.high_watermark
-        self.last_stable = read.last_stable
+        self._note_ends(read, now_ms)
         if read.leader_epoch >= 0:
             self.leader_epoch = read.leader_epoch
+        self.epochs = join_epochs(self.epochs, read.epochs)
         if self.read >= self.bound:
             self.end_read_ms = now_ms
+
+    def _note_ends(self, read: LogRead, now_ms: int) -> None:
+        held = read.last_stable < read.high_watermark
+        if not held or read.last_stable != self.last_stable or self.open_since_ms is None:
+            self.open_since_ms = now_ms if held else None
+        self.end, self.last_stable = read.high_watermark, read.last_stable
+
+    def note_policy(self, compacted: bool | None) -> None:
+        """cleanup.policy as it is now; None: could not be asked. What was compacted once may have holes for ever."""
+        if compacted is not None:
+            self.ever_compacted = compacted or bool(self.ever_compacted)
 
     def note_absent(self, cause: Absent, runs: Runs) -> None:
         """Offsets that hold no record, for a lawful reason."""
@@ -204,10 +223,28 @@ class LogState:
         for offsets in (*self.absent.values(), self.holes, self.unreadable, self.unread):
             offsets.remove(offset, END)
         self.timeline.forget_from(offset)
+        self.epochs = tuple((epoch, first) for epoch, first in self.epochs if first < offset)
+        self.leader_epoch = self.epochs[-1][0] if self.epochs else -1
+        self.open_since_ms = None
         self.origin, self.forgotten = min(self.origin, offset), min(self.forgotten, offset)
         self.seen_end, self.start = min(self.seen_end, offset), min(self.start, offset)
         self.read, self.end = min(self.read, offset), min(self.end, offset)
         self.last_stable = min(self.last_stable, offset)
+
+
+def join_epochs(known: Epochs, new: Epochs) -> Epochs:
+    """Both, where ``new`` was read after ``known``; of too many the oldest are joined.
+
+    A joined one begins where the older of the two began: what seems to part from another log too early is read once more, and
+    nothing is kept that may be of another log.
+    """
+    joined = list(known)
+    for epoch, first in new:
+        if epoch >= 0 and (not joined or epoch > joined[-1][0]):
+            joined.append((epoch, first))
+    while len(joined) > EPOCHS_MAX:
+        joined[:2] = [(joined[1][0], joined[0][1])]
+    return tuple(joined)
 
 
 def add_runs(target: OffsetSet, runs: Runs) -> None:

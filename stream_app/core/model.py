@@ -16,6 +16,8 @@ Run = tuple[int, int]
 """Half-open range of offsets: first offset, one past the last."""
 Runs = tuple[Run, ...]
 """Ascending, disjoint, non-touching runs."""
+Epochs = tuple[tuple[int, int], ...]
+"""Leader epochs, ascending, each with the first offset known to be of it (KIP-101)."""
 
 CHUNK = 65_536
 """Offsets per chunk: the span of one Roaring container (https://roaringbitmap.org, format specification)."""
@@ -91,6 +93,8 @@ class LogRead:
     """Last stable offset; equal to the high watermark under read_uncommitted."""
     leader_epoch: int = -1
     """Partition leader epoch of the last batch covered; -1 where there is none."""
+    epochs: Epochs = ()
+    """The leader epochs of the batches covered."""
     min_timestamp_ms: int | None = None
     """Lowest record time of the records covered, as batch headers tell it; None without records."""
     max_timestamp_ms: int | None = None
@@ -124,7 +128,7 @@ class Look:
     tombstones: Runs = ()
     """Records with a null value."""
     timestamps: dict[int, int] = field(default_factory=dict)
-    """Offset to record time (ms) for the first and last record of each run that is still there."""
+    """Offset to record time (ms) for the first, the last and the earliest record of each run that is still there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +171,14 @@ class ObservationRead:
     value: bytes | None
 
 
+class Listed(msgspec.Struct, array_like=True):
+    """The lowest runs of a set, as many as there is room for."""
+
+    runs: list[Run] = []
+    to: int | None = None
+    """Nothing is told of the set at or above it; None: all of it is listed."""
+
+
 class Row(msgspec.Struct, kw_only=True, omit_defaults=False):
     """One row of ``partitions``: a (topic, partition, sink) as of the last flush. Names as in contract section 8."""
 
@@ -206,11 +218,26 @@ class Row(msgspec.Struct, kw_only=True, omit_defaults=False):
     oldest_gap_opened_at_ms: int | None = None
     expires_at_ms: int | None = None
     checked_at_ms: int | None = None
+    settled_offset: int | None = None
+    """All below it is judged; None: nothing is yet. Of the log: how far it was read."""
+    received: Listed = msgspec.field(default_factory=Listed)
+    """Received at and above ``settled_offset``; below it, received is what is neither absent nor unread and in no gap."""
+    unread: Listed = msgspec.field(default_factory=Listed)
+    compacted: Listed = msgspec.field(default_factory=Listed)
+    """Of the log: the holes that were taken for compaction's."""
+    ever_compacted: bool | None = None
+    """Of the log: whether cleanup.policy was ``compact`` at any time since first sight; None: unknown."""
     pages: int = 0
     """Records of gaps that stand on the status topic for this row; those of higher numbers are left over from an earlier owner."""
     updated_at_ms: int
     incarnation: str
     """Topic id, base64 as Kafka's tools print it."""
+    topic_partitions: int = 0
+    """How many partitions the topic had when this one was first seen; 0: not known."""
+    last_stable_offset: int | None = None
+    """None under read_uncommitted: it is not told then."""
+    open_since_ms: int | None = None
+    """Since when an open transaction has held the last stable offset where it is; None: none does, or it is not known."""
 
 
 class Gap(msgspec.Struct, kw_only=True):

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from heapq import heappop, heappush
+from itertools import islice
 
 from stream_app.core.codec import topic_id_text
 from stream_app.core.ledger import LOG_SINK, Ledger
-from stream_app.core.model import Cause, Gap, Row, Run
+from stream_app.core.model import Absent, Cause, Gap, Listed, Row, Run
+from stream_app.core.offsets import OffsetSet
 from stream_app.core.sink import Opening, SinkState
+
+LISTED_MAX = 32
+"""Runs of each set that a row lists, about 600 bytes: a row is written with every flush."""
 
 
 def rows(ledger: Ledger, now_ms: int) -> list[Row]:
@@ -54,9 +59,22 @@ def _row(ledger: Ledger, sink: SinkState, now_ms: int) -> Row:
         oldest_gap_opened_at_ms=min((opening.opened_at_ms for opening in sink.openings), default=None),
         expires_at_ms=_expires(ledger, sink),
         checked_at_ms=ledger.heard_ms,
+        settled_offset=log.read if is_log else sink.settled,
+        received=_listed(sink.received),
+        unread=_listed(log.unread if is_log else sink.unread),
+        compacted=_listed(log.absent[Absent.COMPACTED]) if is_log else Listed(),
+        ever_compacted=log.ever_compacted if is_log else None,
         updated_at_ms=now_ms,
         incarnation=topic_id_text(log.topic_id),
+        topic_partitions=ledger.partitions,
+        last_stable_offset=log.last_stable if ledger.read_committed else None,
+        open_since_ms=log.open_since_ms if ledger.read_committed else None,
     )
+
+
+def _listed(offsets: OffsetSet) -> Listed:
+    runs = list(islice(offsets.runs(), LISTED_MAX + 1))
+    return Listed(runs) if len(runs) <= LISTED_MAX else Listed(runs[:-1], runs[-1][0])
 
 
 def _explained(sink: SinkState) -> dict[str, int]:

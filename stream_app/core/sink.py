@@ -119,6 +119,8 @@ class SinkState:
     absent_observed: int = 0
     openings: list[Opening] = field(default_factory=list)
     stamps: dict[int, int] = field(default_factory=dict)
+    doubted_to: int = 0
+    """Reports of records below it may have been lost: what lacks there is unobserved, not missing."""
     moved_ms: int | None = None
     """When the horizon last rose or had nothing ahead of it, by this worker's clock; not kept."""
     stalled: bool = False
@@ -429,14 +431,14 @@ class SinkState:
             lacking.difference_update(taken)
             return taken
 
-        opened[Cause.EXPIRED] = take(OffsetSet([(0, max(look.log_start, log.start))]))
-        holes = take(OffsetSet(look.holes))
-        if log.ever_compacted is False:
-            opened[Cause.EXPIRED].update(holes)
-        else:
-            self._note_explained(Reason.COMPACTED, holes)
+        if log.ever_compacted is not False:
+            self._note_explained(Reason.COMPACTED, take(OffsetSet(look.holes)))
         if self.policy.tombstones_optional:
             self._note_explained(Reason.TOMBSTONE, take(OffsetSet(look.tombstones)))
+        doubted = take(OffsetSet([(0, self.doubted_to)]))
+        self._note_explained(Reason.UNOBSERVED, doubted)
+        self.untold[Reason.UNOBSERVED].update(doubted)
+        opened[Cause.EXPIRED] = take(OffsetSet([(0, max(look.log_start, log.start))]) | OffsetSet(look.holes))
         opened[Cause.UNREADABLE] = take(OffsetSet(look.unreadable) | log.unreadable)
         opened[Cause.NOT_RECEIVED] = lacking
         for cause, offsets in opened.items():
@@ -519,6 +521,7 @@ class SinkState:
         self.settled = min(self.settled, offset) if self.settled is not None else None
         self.floor = min(self.floor, offset) if self.floor is not None else None
         self.lowest = min(self.lowest, offset) if self.lowest is not None else None
+        self.doubted_to = min(self.doubted_to, offset)
         self.samples = [Sample(s.broker_ms, s.worker_ms, min(s.horizon, offset)) for s in self.samples]
         return closed
 

@@ -63,6 +63,10 @@ class Head(msgspec.Struct, array_like=True):
     timeline_starts: list[Offset]
     timeline_lowest: list[int]
     forgotten: Offset
+    epochs: tuple[tuple[Count, Offset], ...]
+    open_since_ms: int | None
+    partitions: Count
+    unnamed_to: Offset
 
 
 class SinkHead(msgspec.Struct, array_like=True):
@@ -83,6 +87,7 @@ class SinkHead(msgspec.Struct, array_like=True):
     duplicates: Count
     absent_observed: Count
     stalled: bool
+    doubted_to: Offset
 
 
 class SinkGaps(msgspec.Struct, array_like=True):
@@ -222,7 +227,9 @@ class StateCodec:
             for name, ms in clock.complete_ms.items():
                 _one(sinks, name).complete_ms = ms
         known = {name: sink.policy for name, sink in sinks.items() if name != LOG_SINK and sink.policy.configured}
-        ledger = Ledger(topic, self.partition, head.birth, log, known, sinks, head.observed_to, head.observations_id, head.broker_ms)
+        heard = (head.observed_to, head.observations_id, head.broker_ms)
+        ledger = Ledger(topic, self.partition, head.birth, log, known, sinks, *heard)
+        ledger.partitions, ledger.unnamed_to = head.partitions, head.unnamed_to
         ledger.configure(policies, now_ms)
         return ledger
 
@@ -293,6 +300,10 @@ def _head(ledger: Ledger) -> Head:
         log.timeline.starts,
         log.timeline.lowest,
         log.forgotten,
+        log.epochs,
+        log.open_since_ms,
+        ledger.partitions,
+        ledger.unnamed_to,
     )
 
 
@@ -315,6 +326,8 @@ def _log(topic_id: bytes, head: Head) -> LogState:
         latest_ms=head.latest_ms,
         timeline=Timeline(head.timeline_starts, head.timeline_lowest),
         forgotten=head.forgotten,
+        epochs=head.epochs,
+        open_since_ms=head.open_since_ms,
     )
 
 
@@ -335,6 +348,7 @@ def _sink_head(sink: SinkState) -> SinkHead:
         sink.duplicates,
         sink.absent_observed,
         sink.stalled,
+        sink.doubted_to,
     )
 
 
@@ -359,4 +373,5 @@ def _sink(name: str, head: SinkHead) -> SinkState:
         duplicates=head.duplicates,
         absent_observed=head.absent_observed,
         stalled=head.stalled,
+        doubted_to=head.doubted_to,
     )

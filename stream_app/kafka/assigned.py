@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from enum import Enum
 
-from stream_app.core.model import Absent, LogEnds, LogRead, Runs
+from stream_app.core.log import join_epochs
+from stream_app.core.model import Absent, Epochs, LogEnds, LogRead, Runs
 from stream_app.kafka.batches import BatchParser, join_runs
 from stream_app.kafka.protocol import Isolation, Leader, Section
 from stream_app.kafka.trouble import TroubleKind
@@ -38,8 +39,9 @@ class Assigned:
         check_crcs: bool,
         topic_id: bytes | None,
         epoch: int,
+        epochs: Epochs = (),
     ) -> None:
-        """``epoch``: leader epoch of the record before ``position``, -1 where unknown."""
+        """``epoch``: leader epoch of the record before ``position``, -1 where unknown; ``epochs``: those known below it."""
         self.topic, self.partition = topic, partition
         self.key: Key = (topic, partition)
         self.isolation = isolation
@@ -60,7 +62,7 @@ class Assigned:
         self.stalled_since: float | None = None
         self.stalls = 0
         self.told: dict[TroubleKind, float] = {}
-        self._epochs: list[tuple[int, int]] = []  # leader epochs read since the assignment, and where each began
+        self._epochs = epochs
         self._ends: tuple[int, int, int] | None = None
         self._ends_told_at = 0.0
 
@@ -124,14 +126,13 @@ class Assigned:
             high_watermark=section.high_watermark,
             last_stable=stable,
             leader_epoch=parser.epoch,
+            epochs=tuple(parser.epochs),
             min_timestamp_ms=parser.min_timestamp,
             max_timestamp_ms=parser.max_timestamp,
             size=section.end - section.start,
         )
         self._ends, self._ends_told_at = ends, now
-        for epoch, first in parser.epochs:
-            if not self._epochs or epoch > self._epochs[-1][0]:
-                self._epochs.append((epoch, first))
+        self._epochs = join_epochs(self._epochs, read.epochs)
         self._tell(read, parser.epoch if parser.epoch >= 0 else self.epoch)
         return True
 
@@ -176,6 +177,7 @@ def join_reads(left: LogRead, right: LogRead) -> LogRead:
         high_watermark=right.high_watermark,
         last_stable=right.last_stable,
         leader_epoch=right.leader_epoch if right.leader_epoch >= 0 else left.leader_epoch,
+        epochs=join_epochs(left.epochs, right.epochs),
         min_timestamp_ms=min(lows, default=None),
         max_timestamp_ms=max(highs, default=None),
         size=left.size + right.size,

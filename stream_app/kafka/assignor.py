@@ -23,6 +23,18 @@ class GroupedAssignor(PartitionAssignor):
         """Protocol name in the group: another one than Faust's, since the rule is another."""
         return "gapstream"
 
+    def left_out(self, partitions: Mapping[str, int]) -> set[tuple[str, int]]:
+        """Partitions of changelogs, by how many there are, that this generation hands to no worker; none while there is no generation.
+
+        A static member that comes back is given what it had (KIP-345), whatever grew meanwhile.
+        """
+        if not self.changelog_distribution:
+            return set()
+        handed = {
+            (topic, number) for topics in self.changelog_distribution.values() for topic, numbers in topics.items() for number in numbers
+        }
+        return {(topic, number) for topic, count in partitions.items() for number in range(count)} - handed
+
     def _get_copartitioned_groups(  # type: ignore[override]  # a class method there; here the app's names are needed
         self, topics: set[str], cluster: Any, subscriptions: Mapping[str, list[str]]
     ) -> dict[int, list[set[str]]]:

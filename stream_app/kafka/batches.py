@@ -24,10 +24,13 @@ from stream_app.kafka.records import (
     HEADER_SIZE,
     LOG_APPEND_TIME,
     TRANSACTIONAL,
+    Detail,
     Record,
     UndecodableError,
     decode_batch,
+    decode_details,
     decode_legacy,
+    decode_legacy_details,
 )
 
 _HEADER = struct.Struct(">qiiBIhiqqq6xi")
@@ -45,8 +48,8 @@ _LEGACY_MIN = 14
 _NEVER = 1 << 63
 """Above every time in milliseconds."""
 _CONTROL_KEY = struct.Struct(">hh")
-_ABORT = 0
-"""Type of the control record that aborts a transaction (``ControlRecordType.java``)."""
+ABORT, COMMIT = 0, 1
+"""Types of the control records that end a transaction (``ControlRecordType.java``)."""
 
 
 class Batch(NamedTuple):
@@ -116,13 +119,13 @@ class AbortedTransactions:
             return False
         if batch.attributes & CONTROL:
             # Its own ABORT ends it; a COMMIT seen on the way belongs to an earlier transaction.
-            if _control_type(view, batch) == _ABORT:
+            if control_type(view, batch) == ABORT:
                 self._active.discard(batch.producer_id)
             return False
         return bool(batch.attributes & TRANSACTIONAL)
 
 
-def _control_type(view: memoryview, batch: Batch) -> int | None:
+def control_type(view: memoryview, batch: Batch) -> int | None:
     """Type of a control batch; None for one that the cleaner emptied (KAFKA-7467)."""
     if batch.records < 1:
         return None
@@ -431,14 +434,29 @@ def records_of(view: memoryview, batch: Batch) -> list[Record]:
     """
     if batch.magic < 2:
         return decode_legacy(view[batch.at : batch.stop], batch.magic, check_crc=True)
+    return decode_batch(_checked(view, batch), batch.records, batch.base, batch.attributes, batch.base_timestamp, batch.max_timestamp)
+
+
+def details_of(view: memoryview, batch: Batch) -> list[Detail]:
+    """As :func:`records_of`, for people; a batch that the cleaner emptied holds none.
+
+    Raises:
+        UndecodableError: likewise.
+    """
+    if batch.magic < 2:
+        return decode_legacy_details(view[batch.at : batch.stop], batch.magic, check_crc=True)
+    whole = _checked(view, batch)
+    return decode_details(whole, batch.records, batch.base, batch.attributes, batch.base_timestamp, batch.max_timestamp)
+
+
+def _checked(view: memoryview, batch: Batch) -> memoryview:
     if batch.magic > 2:
         raise UndecodableError(f"format v{batch.magic} is unknown")
     if crc32c(view[batch.at + _CRC_FROM : batch.stop]) != batch.crc:
         raise UndecodableError("the CRC is wrong")
     if not 0 <= batch.records <= batch.delta + 1:
         raise UndecodableError(f"it claims {batch.records} records in {batch.delta + 1} offsets")
-    whole = view[batch.at : batch.stop]
-    return decode_batch(whole, batch.records, batch.base, batch.attributes, batch.base_timestamp, batch.max_timestamp)
+    return view[batch.at : batch.stop]
 
 
 def last_batch(view: memoryview, start: int, end: int, min_bytes: int = 0) -> tuple[int, int] | None:

@@ -27,12 +27,17 @@ from faust.types import TP, ConsumerMessage, Message
 from mode import Service
 
 from stream_app.kafka import patches  # noqa: F401  # importing it applies the mends
+from stream_app.kafka.assignor import GroupedAssignor
 from stream_app.kafka.store import NO_OP_KEY
 
 FETCH_WAIT_MS = 250
 """Long poll of aiokafka's fetches: how old the knowledge "read to the end" is on an idle partition, at most, beside the network."""
 GETMANY_SECONDS = 0.25
 """Longest wait of one turn of the fetcher."""
+
+TAKE_IN_FIRST_SECONDS = 15.0
+TAKE_IN_LAST_SECONDS = 600.0
+"""Pauses between requests for an assignment that leaves nothing out: each stops the work of all for a moment."""
 
 Partition = tuple[str, int]
 
@@ -255,6 +260,10 @@ class Thread(faust_aiokafka.AIOKafkaConsumerThread):
     async def _resume_input(self, tp: TP) -> None:
         self._ensure_consumer().resume(TopicPartition(tp.topic, tp.partition))
 
+    def left_out(self, changelogs: Mapping[str, int]) -> set[Partition]:
+        """Partitions of these changelogs that the present generation hands to nobody. From any thread."""
+        return cast(GroupedAssignor, self._assignor).left_out(changelogs)
+
     async def rejoin(self) -> None:
         """Ask the group for a new assignment."""
         await self.call_thread(self._rejoin)
@@ -280,6 +289,8 @@ class Consumer(faust_aiokafka.Consumer):
         self._committed: dict[TP, int] = {}
         self._wanted: set[str] = set()
         self._subscribed: set[str] = set()
+        self._asked_again = (0.0, TAKE_IN_FIRST_SECONDS)
+        """When the group may be asked once more to hand out what it left out, and the pause after that."""
 
     @property
     def owners(self) -> Owners:
@@ -309,6 +320,17 @@ class Consumer(faust_aiokafka.Consumer):
     async def rejoin(self) -> None:
         """Give up and take partitions anew: the way back after a lost flush."""
         await self._thread.rejoin()
+
+    async def take_in(self, changelogs: Mapping[str, int]) -> None:
+        """Have the group assign anew where partitions of these changelogs are handed to nobody; not too often."""
+        known = {topic: count for topic, count in changelogs.items() if topic in self._subscribed}
+        now = asyncio.get_running_loop().time()
+        if not known or not self._thread.left_out(known):
+            self._asked_again = (0.0, TAKE_IN_FIRST_SECONDS)
+        elif now >= self._asked_again[0]:
+            pause = self._asked_again[1]
+            self._asked_again = (now + pause, min(2 * pause, TAKE_IN_LAST_SECONDS))
+            await self.rejoin()
 
     def _watched(self, tps: Iterable[TP]) -> set[Partition]:
         return {(tp.topic, tp.partition) for tp in tps if self.owners.kind(tp.topic) == "log"}

@@ -13,12 +13,11 @@ from types import TracebackType
 
 from stream_app.core.model import Look, Run, Runs
 from stream_app.kafka.batches import Batch, add_run, records_of, whole_batches
-from stream_app.kafka.cluster import MOVED, Cluster, fetch, refusal, topic_of
+from stream_app.kafka.cluster import MOVED, Cluster, fetch, refusal
 from stream_app.kafka.connection import KafkaSettings
 from stream_app.kafka.failures import BrokerError, KafkaError, UnreachableError
 from stream_app.kafka.protocol import EARLIEST, Api, ErrorCode, Isolation, Leader, Section, Want
 from stream_app.kafka.records import CONTROL, UndecodableError
-from stream_app.kafka.wire import NO_UUID
 
 MAX_BYTES = 64 << 20
 """Bytes of one look: about half a second of decoding."""
@@ -86,7 +85,7 @@ class Prober:
                 UNKNOWN_TOPIC_ID).
         """
         if not runs:
-            _, leader = await self._leader(topic, partition, topic_id)
+            _, leader = await self._cluster.identify(topic, partition, topic_id)
             return Look(0, await self._cluster.offset(topic, partition, leader, EARLIEST, isolation))
         looking = _Looking(self._cluster, topic, partition, isolation, runs, max_bytes)
         failure: KafkaError = UnreachableError(f"{topic}/{partition} was not looked at within {timeout:g} s; see whether its leader is up")
@@ -94,7 +93,7 @@ class Prober:
             async with asyncio.timeout(timeout):
                 while True:
                     try:
-                        return await looking.run(*await self._leader(topic, partition, topic_id))
+                        return await looking.run(*await self._cluster.identify(topic, partition, topic_id))
                     except UnreachableError as error:
                         failure = error
                     except BrokerError as error:
@@ -106,16 +105,6 @@ class Prober:
             if looking.at == runs[0][0]:
                 raise failure from None
             return looking.found()
-
-    async def _leader(self, topic: str, partition: int, topic_id: bytes) -> tuple[bytes, Leader]:
-        """The topic's id and who leads, asked afresh."""
-        info = topic_of(await self._cluster.metadata([topic]), topic)
-        if info.exists and NO_UUID not in (topic_id, info.topic_id) and info.topic_id != topic_id:
-            raise BrokerError(ErrorCode.UNKNOWN_TOPIC_ID, f"{topic} was deleted and created anew; its new incarnation can't be compared")
-        leader = info.leaders.get(partition)
-        if leader is None or leader.node < 0:
-            raise refusal(info.error or ErrorCode.LEADER_NOT_AVAILABLE, f"name the leader of {topic}/{partition}")
-        return info.topic_id, leader
 
 
 class _Looking:
@@ -134,7 +123,7 @@ class _Looking:
         self._holes: list[Run] = []
         self._unreadable: list[Run] = []
         self._tombstones: list[Run] = []
-        self._edges: dict[int, list[tuple[int, int]]] = {}  # index of a run -> its first and last record, with their times
+        self._edges: dict[int, list[tuple[int, int]]] = {}  # index of a run -> its first, last and earliest record, with their times
         self._condemned: int | None = None
         self._empty_at: int | None = None
 
@@ -263,8 +252,10 @@ class _Looking:
                 time, null = record
                 if null:
                     add_run(self._tombstones, offset, offset + 1)
-                edges = self._edges.setdefault(index, [])
-                edges[1:] = [(offset, time)]
+                edges = self._edges.setdefault(index, [(offset, time)] * 3)
+                edges[1] = (offset, time)
+                if 0 <= time < edges[2][1]:
+                    edges[2] = (offset, time)
         self._advance(stop)
 
     def _pass_over(self, stop: int) -> None:

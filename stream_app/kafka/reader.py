@@ -13,7 +13,7 @@ from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from stream_app.core.model import LogEnds, LogRead
+from stream_app.core.model import Epochs, LogEnds, LogRead
 from stream_app.kafka.assigned import Assigned, Key, Question
 from stream_app.kafka.cluster import MOVED, Cluster, refusal, topic_of
 from stream_app.kafka.connection import KafkaSettings
@@ -101,11 +101,13 @@ class LogReader:
         check_crcs: bool,
         topic_id: bytes | None = None,
         leader_epoch: int = -1,
+        epochs: Epochs = (),
     ) -> None:
         """Reads ``topic``/``partition`` from ``position`` on (None: from the log's start); anything in flight or untaken for it is dropped.
 
         ``topic_id``: the incarnation meant; None or 16 zero bytes: whatever it is now. ``leader_epoch``: epoch of the last
         batch before ``position`` (:attr:`LogRead.leader_epoch`), so that a log truncated meanwhile is noticed; -1: unknown.
+        ``epochs``: those known below ``position``, so that it is also known from where on.
         """
         if not self._running:
             msg = "the log reader is not running; call start() first"
@@ -119,6 +121,7 @@ class LogReader:
             check_crcs=check_crcs,
             topic_id=None if topic_id == NO_UUID else topic_id,
             epoch=leader_epoch,
+            epochs=epochs,
         )
         self._parts[part.key] = part
         self._spawn(self._locate(part))

@@ -18,6 +18,7 @@ from stream_app.config import Config
 from stream_app.core.model import WorkerRecord
 from stream_app.kafka.assignor import GroupedAssignor
 from stream_app.kafka.driver import Consumer, Transport
+from stream_app.kafka.failures import KafkaError
 from stream_app.kafka.names import TopicNames
 from stream_app.kafka.reader import LogReader
 from stream_app.kafka.store import StateTable
@@ -25,8 +26,9 @@ from stream_app.kafka.topics import Topics, TopicsUnavailable
 from stream_app.kafka.trouble import HALTS, TroubleKind
 from stream_app.service.agents import add_agents
 from stream_app.service.backend import Backend
+from stream_app.service.context import Context
+from stream_app.service.explain import Explainer
 from stream_app.service.metrics import Counters, Metrics
-from stream_app.service.owner import Context
 from stream_app.service.owners import OwnedPartitions
 from stream_app.service.plan import Plan
 from stream_app.service.plan import plan as make_plan
@@ -137,7 +139,21 @@ class ClusterService(Service):
         app.owners.waiting = f"waiting for topics that do not exist yet: {', '.join(missing)}" if missing else None
         if missing:
             app.telemetry.trouble("waiting for topics that do not exist yet", topics=", ".join(missing))
+        await self._look_at_observations()
         return app.owners.set_ready(set(self.partitions))
+
+    async def _look_at_observations(self) -> None:
+        """A topic that was deleted and made anew has another id, and its old positions say nothing."""
+        app = self._app
+        names = {app.topic_names[owner.topic].observations for owner in app.owners.owners()}
+        if not names:
+            return
+        try:
+            info = await self._reader.metadata(names)
+        except KafkaError as exc:
+            app.telemetry.trouble("the observations topics' ids can't be asked now", reason=str(exc))
+            return
+        app.owners.note_observations({name: topic.topic_id for name, topic in info.topics.items() if topic.exists})
 
     @Service.task
     async def _watch(self) -> None:
@@ -146,10 +162,15 @@ class ClusterService(Service):
             await self.sleep(WATCH_TOPICS_SECONDS)
             if self.should_stop:
                 return
-            if await self._look():
-                consumer = self._app.consumer
-                assert isinstance(consumer, Consumer)
+            changed = await self._look()
+            if changed is None:
+                continue
+            consumer = self._app.consumer
+            assert isinstance(consumer, Consumer)
+            if changed:
                 await consumer.resubscribe()
+            else:
+                await consumer.take_in({self._app.topic_names[topic].changelog: count for topic, count in self.partitions.items()})
 
     @Service.task
     async def _handle_troubles(self) -> None:
@@ -233,7 +254,9 @@ def create_app(config: Config, existing: Iterable[str] = ()) -> GapstreamApp:
     metrics = Metrics(
         app.owners.rows, app.telemetry.counters, app.view, clock_ms, granularity=config.metrics.granularity, labels=config.metrics.labels
     )
-    app.backend = Backend(app, app.owners, app.view, metrics, clock_ms, lambda: app.cluster.trouble)
+    readings = {topic: one.reading for topic, one in plan.topics.items()}
+    explainer = Explainer(plan.reader, readings, topics.describe, app.view, clock_ms)
+    app.backend = Backend(app, app.owners, app.view, metrics, clock_ms, lambda: app.cluster.trouble, explainer)
     assert isinstance(app.web, Web)
     install(app.web.web_app, Api(app.backend, config.http, metrics_need_token=config.metrics.require_token))
     return app
@@ -254,7 +277,7 @@ def _wire_owners(app: GapstreamApp, plan: Plan, reader: LogReader, topics: Topic
         app.tables.recovery.revoke(TP(app.topic_names[topic].changelog, partition))
 
     readings = {topic: one.reading for topic, one in plan.topics.items()}
-    port = KafkaPort(plan.reader, reader, topics, app.topic_names, readings, clock_ms, seek)
+    port = KafkaPort(plan.reader, reader, topics, app.topic_names, readings, clock_ms, seek, app.view.rows_of)
 
     def wire(cluster_id: str) -> None:
         context = Context(plan.app_id, plan.instance, cluster_id, port, app.telemetry, clock_ms, app.owners.lost)

@@ -103,6 +103,12 @@ def _seconds(ms: int | None) -> float | None:
     return None if ms is None else ms / 1_000
 
 
+def _open_seconds(row: Row, now_ms: int) -> Value:
+    if row.last_stable_offset is None:
+        return None
+    return 0.0 if row.open_since_ms is None else max(now_ms - row.open_since_ms, 0) / 1_000
+
+
 def _missing(row: Row) -> Value:
     if row.missing is None:
         return None
@@ -121,6 +127,10 @@ def _row_series(view: StatusView, now_ms: int) -> list[Series]:
         Series(
             "gapstream_log_absent_offsets_total", "Offsets of the log without a record, by cause.",
             lambda r: dict.fromkeys(map(str, Absent), 0) | r.absent, "sum", extra="cause", of_log=True,
+        ),
+        Series(
+            "gapstream_log_open_transaction_seconds", "How long an open transaction has held the last stable offset; 0 if none does.",
+            lambda r: _open_seconds(r, now_ms), "max", of_log=True,
         ),
         Series(
             "gapstream_sink_unknown", "1 if nothing can be said of the sink now, else 0.",

@@ -8,24 +8,23 @@ inputs), then folds from the agents and flushes from the loop, until :meth:`rele
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+import math
+from dataclasses import replace
 
 import structlog
-from aiokafka import ConsumerRecord
 
 from stream_app.core import events, report
 from stream_app.core.ledger import Candidates, Ledger
-from stream_app.core.model import LogEnds, LogRead, Look, Observation, ObservationRead, Row, Runs
+from stream_app.core.model import LogEnds, LogRead, Look, Observation, ObservationRead, Row
 from stream_app.core.sink import Policy
 from stream_app.core.state import Changes, StateCodec, StateError
 from stream_app.kafka.driver import Bundle
 from stream_app.kafka.names import TopicNames
 from stream_app.kafka.trouble import Trouble, TroubleKind
 from stream_app.kafka.writer import FencedWriter, OutRecord, WriterLost
+from stream_app.service.context import Context, Store, TopicFacts, TopicRules, Unavailable
+from stream_app.service.holes import seen_again
 from stream_app.service.status import StatusPages
-from stream_app.service.telemetry import Telemetry
 from stream_app.sinks.observation import Rejected, RejectReason, parse
 
 log = structlog.get_logger("gapstream.owner")
@@ -39,81 +38,6 @@ SEEK_AGAIN_SECONDS = 5.0
 """After an input was sought back, deliveries that do not follow are ignored so long before it is sought again."""
 YIELD_EVERY = 200
 """Observations folded before the loop is given to others."""
-
-
-@dataclass(frozen=True, slots=True)
-class TopicFacts:
-    """What the broker says of a watched topic now."""
-
-    topic_id: bytes
-    observations_id: bytes
-    compacted: bool | None
-    """cleanup.policy holds ``compact``; None: could not be asked."""
-    retention_ms: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class TopicRules:
-    """The configuration of one watched topic, as its owners need it."""
-
-    policies: Mapping[str, Policy]
-    """By sink; the floor is filled in for each partition."""
-    floors: Mapping[str, str]
-    """By sink: ``first``, ``earliest``, ``latest`` or a TIME."""
-    lateness_ms: int
-
-
-class Port(Protocol):
-    """What an owner needs from Kafka. Every call may raise :class:`Unavailable`; the owner tries again."""
-
-    async def facts(self, topic: str) -> TopicFacts:
-        """Ids and settings of a watched topic."""
-
-    async def ends(self, topic: str, partition: int) -> LogEnds:
-        """The log's ends, asked afresh."""
-
-    async def offset_at(self, topic: str, partition: int, time: str) -> int | None:
-        """First offset whose record is not older than a TIME; None: there is none yet."""
-
-    async def look(self, topic: str, partition: int, topic_id: bytes, runs: Runs) -> Look:
-        """A second look at candidates, on a fresh connection."""
-
-    def read_from(self, topic: str, partition: int, position: int, topic_id: bytes, leader_epoch: int) -> None:
-        """Have the log reader (re)start at a position."""
-
-    def stop_reading(self, topic: str, partition: int) -> None:
-        """No more of this log."""
-
-    async def hear_from(self, topic: str, partition: int, offset: int | None) -> int:
-        """Position the observations (None: beginning); where they begin now."""
-
-
-class Unavailable(Exception):
-    """Kafka can't be asked now; the message says what failed."""
-
-
-class Store(Protocol):
-    """The local copy of the changelog."""
-
-    def items_of(self, partition: int) -> Any:
-        """Keys and values of one partition."""
-
-    def put(self, partition: int, changes: Changes, changelog_offset: int) -> None:
-        """Mirror a commit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What all owners of one worker share."""
-
-    app_id: str
-    instance: str
-    cluster_id: str
-    port: Port
-    telemetry: Telemetry
-    clock_ms: Callable[[], int]
-    on_lost: Callable[[str, int], None]
-    """Called once when a partition's flush was lost: have the group assign anew."""
 
 
 class PartitionOwner:
@@ -138,9 +62,11 @@ class PartitionOwner:
         self._task: asyncio.Task[None] | None = None
         self._fenced = False
         self._halt: Trouble | None = None
+        self._suspect: LogRead | None = None
+        self._observations_changed = False
         self._flushing: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
-        self._flushed_at = 0.0
+        self._flushed_at = -math.inf
         self._log_sought: tuple[int, float] | None = None
         self._observations_sought: tuple[int, float] | None = None
 
@@ -193,7 +119,10 @@ class PartitionOwner:
             while True:
                 await self._wait()
                 try:
+                    await self._note_policy()
                     await self._mend()
+                    await self._hear_anew()
+                    await self._look_at_holes()
                     await self._settle()
                 except Unavailable as exc:
                     self.context.telemetry.unavailable(self.topic, self.partition, str(exc))
@@ -245,30 +174,57 @@ class PartitionOwner:
         facts = await port.facts(self.topic)
         ends = await port.ends(self.topic, self.partition)
         policies = await self._policies(ends)
-        now = context.clock_ms()
         self._codec = StateCodec(self.partition)
-        ledger = self._codec.load(self.topic, self._store.items_of(self.partition), policies, now)
+        ledger = self._codec.load(self.topic, self._store.items_of(self.partition), policies, context.clock_ms())
         if ledger is None:
-            ledger = Ledger.create(
-                self.topic,
-                self.partition,
-                str(now),
-                topic_id=facts.topic_id,
-                log_start=ends.log_start,
-                log_end=ends.high_watermark,
-                policies=policies,
-            )
-            ledger.observations_id = facts.observations_id
+            ledger = await self._create(facts, ends, policies)
         elif ledger.log.topic_id != facts.topic_id:
-            ledger.recreate(facts.topic_id, ends.log_start, ends.high_watermark, now)
-        ledger.begin(now)
+            await self._recreate(ledger, facts, ends)
+        ledger.begin(context.clock_ms())
         ledger.lateness_ms, ledger.retention_ms = self.rules.lateness_ms, facts.retention_ms
-        ledger.log.ever_compacted = facts.compacted if not ledger.log.ever_compacted else True
-        self._note_observations(ledger, facts)
+        ledger.read_committed = self.rules.read_committed
+        ledger.log.note_policy(facts.compacted)
+        self._note_observations(ledger, facts, ends)
         await self._hear(ledger)
         self._ledger = ledger
-        port.read_from(self.topic, self.partition, ledger.log.read, ledger.log.topic_id, ledger.log.leader_epoch)
+        self._read_on(ledger)
         self._wake.set()
+
+    async def _create(self, facts: TopicFacts, ends: LogEnds, policies: dict[str, Policy]) -> Ledger:
+        """State of a partition that was never seen; of one that was added to a topic, every sink answers from its start."""
+        first = await self.context.port.first_partitions(self.topic, facts.topic_id)
+        added = first is not None and first <= self.partition
+        now = self.context.clock_ms()
+        ledger = Ledger.create(
+            self.topic,
+            self.partition,
+            str(now),
+            topic_id=facts.topic_id,
+            log_start=ends.log_start,
+            log_end=ends.high_watermark,
+            policies={name: replace(policy, floor=0) for name, policy in policies.items()} if added else policies,
+        )
+        ledger.observations_id = facts.observations_id
+        ledger.partitions = first if first is not None and added else facts.partitions
+        if added:
+            ledger.expanded(now)
+        return ledger
+
+    async def _recreate(self, ledger: Ledger, facts: TopicFacts, ends: LogEnds) -> None:
+        observations = await self.context.port.ends(self.names.observations, self.partition)
+        ledger.recreate(
+            facts.topic_id,
+            ends,
+            self.context.clock_ms(),
+            observations_end=observations.high_watermark,
+            compacted=facts.compacted,
+            partitions=facts.partitions,
+        )
+
+    def _read_on(self, ledger: Ledger) -> None:
+        """Have the reader go on from the head."""
+        log = ledger.log
+        self.context.port.read_from(self.topic, self.partition, log.read, log.topic_id, log.leader_epoch, log.epochs)
 
     async def _policies(self, ends: LogEnds) -> dict[str, Policy]:
         """With floors for this partition; they count for sinks that it has not known before."""
@@ -299,6 +255,7 @@ class PartitionOwner:
                 last=position - 1,
             )
             self.context.telemetry.lost_observations(position - wanted)
+            ledger.doubt((await self.context.port.ends(self.topic, self.partition)).high_watermark)
         ledger.observed_to = position
 
     def halted(self, trouble: Trouble) -> None:
@@ -316,11 +273,37 @@ class PartitionOwner:
             facts = await self.context.port.facts(self.topic)
             ends = await self.context.port.ends(self.topic, self.partition)
             if facts.topic_id != ledger.log.topic_id:
-                ledger.recreate(facts.topic_id, ends.log_start, ends.high_watermark, self.context.clock_ms())
+                await self._recreate(ledger, facts, ends)
         elif trouble.end_offset is not None:
             ledger.truncate(trouble.end_offset, self.context.clock_ms(), reason=trouble.message)
-        self._halt = None
-        self.context.port.read_from(self.topic, self.partition, ledger.log.read, ledger.log.topic_id, -1)
+        self._halt = self._suspect = None
+        self._read_on(ledger)
+
+    async def _look_at_holes(self) -> None:
+        """Before the log is accused: is what the reader did not see there really not there, and was the topic compacted meanwhile?"""
+        read, ledger, port = self._suspect, self._ledger, self.context.port
+        if read is None or ledger is None:
+            return
+        ledger.log.note_policy((await port.policy(self.topic, fresh=True)).compacted)
+        holes = ledger.accuses(read)
+        seen = read if not holes else await seen_again(port, self.topic, self.partition, read, holes)
+        self._suspect = None
+        if seen is None:
+            log.warning("the log holds what the reader did not see; it is read again", topic=self.topic, partition=self.partition)
+            self.context.telemetry.trouble("the log holds what the reader did not see", topic=self.topic, partition=self.partition)
+        else:
+            ledger.fold_log(seen, self.context.clock_ms())
+        self._read_on(ledger)
+
+    async def _hear_anew(self) -> None:
+        """The observations topic is another one: hear it from its beginning."""
+        ledger = self._ledger
+        if not self._observations_changed or ledger is None:
+            return
+        ends = await self.context.port.ends(self.topic, self.partition)
+        self._note_observations(ledger, await self.context.port.facts(self.topic), ends)
+        await self._hear(ledger)
+        self._observations_changed = False
 
     # --- folding ------------------------------------------------------------------------------------------------------
 
@@ -328,6 +311,12 @@ class PartitionOwner:
         """One answer of the log reader, from the agent."""
         ledger = self._ledger
         if ledger is None:
+            return
+        if self._suspect is not None:
+            return  # it is looked at; then reading goes on from where it leads
+        if ledger.accuses(read):
+            self._suspect = read
+            self._wake.set()
             return
         before, told = ledger.log.read, len(ledger.events)
         if ledger.fold_log(read, self.context.clock_ms()):
@@ -337,7 +326,7 @@ class PartitionOwner:
         elif read.position > ledger.log.read and self._may_seek(self._log_sought, ledger.log.read):
             self._log_sought = (ledger.log.read, asyncio.get_running_loop().time())
             log.info("reading the log again from the head", topic=self.topic, partition=self.partition, offset=ledger.log.read)
-            self.context.port.read_from(self.topic, self.partition, ledger.log.read, ledger.log.topic_id, ledger.log.leader_epoch)
+            self._read_on(ledger)
 
     def _may_seek(self, sought: tuple[int, float] | None, offset: int) -> bool:
         return sought is None or sought[0] != offset or asyncio.get_running_loop().time() - sought[1] > SEEK_AGAIN_SECONDS
@@ -365,7 +354,7 @@ class PartitionOwner:
         position, asked = bundle.position, False
         for number, record in enumerate(bundle.records, 1):
             read = ObservationRead(position, record.offset, record.timestamp, record.value)
-            observation, asked = await self._accept(ledger, record, asked)
+            observation, asked = await self._accept(ledger, read, asked)
             if self._ledger is not ledger or not ledger.observe(read, observation, self.context.clock_ms()):
                 return False
             position = record.offset + 1
@@ -384,23 +373,32 @@ class PartitionOwner:
         log.info("reading observations again from the head", topic=self.topic, partition=self.partition, offset=ledger.observed_to)
         try:
             if not dropped:
-                self._note_observations(ledger, await self.context.port.facts(self.topic))
+                ends = await self.context.port.ends(self.topic, self.partition)
+                self._note_observations(ledger, await self.context.port.facts(self.topic), ends)
             await self._hear(ledger)
         except Unavailable as exc:
             self.context.telemetry.unavailable(self.topic, self.partition, str(exc))
 
-    def _note_observations(self, ledger: Ledger, facts: TopicFacts) -> None:
+    def _note_observations(self, ledger: Ledger, facts: TopicFacts, ends: LogEnds) -> None:
+        """Of an observations topic that is another one now, nobody knows what was not read of the old one."""
         if ledger.observations_id != facts.observations_id:
             log.warning("the observations topic was re-created; it is read from its beginning", topic=self.topic, partition=self.partition)
-            ledger.observations_id, ledger.observed_to = facts.observations_id, 0
+            ledger.observations_id, ledger.observed_to, ledger.unnamed_to = facts.observations_id, 0, 0
+            ledger.doubt(ends.high_watermark)
 
-    async def _accept(self, ledger: Ledger, record: ConsumerRecord, asked: bool) -> tuple[Observation | None, bool]:
+    def observations_are(self, observations_id: bytes) -> None:
+        """The observations topic's id, as the cluster names it now: another one than known is looked into."""
+        if self._ledger is not None and self._ledger.observations_id != observations_id:
+            self._observations_changed = True
+            self._wake.set()
+
+    async def _accept(self, ledger: Ledger, read: ObservationRead, asked: bool) -> tuple[Observation | None, bool]:
         """The observation, None if it is rejected; and whether the log's end was asked for since this bundle came."""
         telemetry = self.context.telemetry
         try:
-            observation = parse(record.value, self.topic, self.partition)
-            if observation.topic_id not in (None, ledger.log.topic_id):
-                raise Rejected(RejectReason.OLDER_INCARNATION, "it speaks of another topic of the same name")
+            observation = parse(read.value, self.topic, self.partition)
+            if ledger.of_another(read, observation):
+                raise Rejected(RejectReason.OLDER_INCARNATION, "it speaks of another topic of the same name, or does not say of which")
             if not ledger.has_room_for(observation.sink):
                 raise Rejected(RejectReason.TOO_MANY_SINKS, "too many sinks report that stand in no configuration")
             if ledger.beyond_end(observation) and not asked:
@@ -409,7 +407,7 @@ class PartitionOwner:
             if ledger.beyond_end(observation):
                 raise Rejected(RejectReason.BEYOND_END, f"it is at or above the log's end {ledger.log.end}")
         except Rejected as exc:
-            telemetry.rejected(self.names.observations, self.partition, record.offset, str(exc.reason), exc.detail)
+            telemetry.rejected(self.names.observations, self.partition, read.offset, str(exc.reason), exc.detail)
             return None, asked
         telemetry.accepted()
         return observation, asked
@@ -435,7 +433,19 @@ class PartitionOwner:
                 return
 
     async def _look(self, ledger: Ledger, step: Candidates) -> Look:
-        return await self.context.port.look(self.topic, self.partition, ledger.log.topic_id, step.runs)
+        look = await self.context.port.look(self.topic, self.partition, ledger.log.topic_id, step.runs)
+        if look.holes and ledger.log.ever_compacted is False:  # retention took them, unless the topic is compacted since a moment ago
+            ledger.log.note_policy((await self.context.port.policy(self.topic, fresh=True)).compacted)
+        return look
+
+    async def _note_policy(self) -> None:
+        """A topic may be compacted, or keep its records for another time, from any moment on."""
+        ledger = self._ledger
+        assert ledger is not None
+        config = await self.context.port.policy(self.topic)
+        ledger.log.note_policy(config.compacted)
+        if config.compacted is not None:
+            ledger.retention_ms = config.retention_ms
 
     async def _flush_whole(self) -> None:
         """A flush that was begun is ended, even when the loop is cancelled: half of it can't be taken back."""

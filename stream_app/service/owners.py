@@ -14,7 +14,8 @@ from stream_app.kafka.driver import Bundle, Partition
 from stream_app.kafka.names import TopicNames
 from stream_app.kafka.reader import LogReader
 from stream_app.kafka.writer import FencedWriter, WriterLost
-from stream_app.service.owner import Context, PartitionOwner, TopicRules
+from stream_app.service.context import Context, TopicRules
+from stream_app.service.owner import PartitionOwner
 
 log = structlog.get_logger("gapstream.owners")
 
@@ -139,6 +140,13 @@ class OwnedPartitions:
         changed = ready != self._ready
         self._ready = ready
         return changed
+
+    def note_observations(self, topic_ids: Mapping[str, bytes]) -> None:
+        """Ids of observations topics, as the cluster names them now."""
+        for (topic, _), owner in self._owned.items():
+            topic_id = topic_ids.get(self._names[topic].observations)
+            if topic_id is not None:
+                owner.observations_are(topic_id)
 
     def fold_log(self, topic: str, partition: int, read: LogRead) -> None:
         """From the agent of a watched topic."""

@@ -14,7 +14,7 @@ from stream_app.kafka.clients import KafkaClients
 from stream_app.kafka.connection import KafkaSettings
 from stream_app.kafka.protocol import Isolation
 from stream_app.kafka.topics import InternalTopics
-from stream_app.service.owner import TopicRules
+from stream_app.service.context import TopicRules
 from stream_app.service.port import Reading
 
 
@@ -83,6 +83,6 @@ def _topic(topic: Topic, tell_duplicates: bool) -> TopicPlan:
     isolation = Isolation.READ_COMMITTED if topic.isolation == "read_committed" else Isolation.READ_UNCOMMITTED
     return TopicPlan(
         Reading(isolation, topic.check_crcs),
-        TopicRules(policies, floors, topic.lateness),
+        TopicRules(policies, floors, topic.lateness, read_committed=isolation is Isolation.READ_COMMITTED),
         {name: sink.type for name, sink in topic.sinks.items()},
     )

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from faust.types import TP
 
-from stream_app.core.model import LogEnds, Look, Runs
+from stream_app.core.codec import topic_id_text
+from stream_app.core.model import Epochs, LogEnds, Look, Row, Runs
 from stream_app.kafka.connection import KafkaSettings
 from stream_app.kafka.failures import KafkaError
 from stream_app.kafka.names import TopicNames
@@ -16,7 +17,7 @@ from stream_app.kafka.probe import look
 from stream_app.kafka.protocol import Isolation
 from stream_app.kafka.reader import LogReader
 from stream_app.kafka.topics import TopicConfig, Topics, TopicsUnavailable
-from stream_app.service.owner import TopicFacts, Unavailable
+from stream_app.service.context import TopicFacts, Unavailable
 from stream_app.web.times import parse_time
 
 CONFIG_SECONDS = 30.0
@@ -32,7 +33,7 @@ class Reading:
 
 
 class KafkaPort:
-    """Implements :class:`stream_app.service.owner.Port`."""
+    """Implements :class:`stream_app.service.context.Port`."""
 
     def __init__(
         self,
@@ -43,8 +44,10 @@ class KafkaPort:
         readings: Mapping[str, Reading],
         clock_ms: Callable[[], int],
         seek: Callable[[TP, int | None], Awaitable[int]],
+        rows: Callable[[str], list[Row] | None],
     ) -> None:
-        """``seek``: the driver's way to position the observations."""
+        """``seek``: the driver's way to position the observations. ``rows``: what all workers flushed of a topic; None: not known yet."""
+        self._rows = rows
         self._settings, self._reader, self._topics, self._names, self._readings = settings, reader, topics, names, readings
         self._clock_ms, self._seek = clock_ms, seek
         self._configs: dict[str, tuple[int, asyncio.Future[TopicConfig] | None]] = {}
@@ -60,20 +63,28 @@ class KafkaPort:
         for name, one in found.items():
             if one is None or one.error:
                 raise Unavailable(f"topic {name} does not exist now; waiting for it")
-        config = await self._config(topic)
+        config = await self.policy(topic, fresh=True)
         watched, observed = found[topic], found[observations]
         assert watched is not None
         assert observed is not None
-        return TopicFacts(watched.topic_id, observed.topic_id, config.compacted, config.retention_ms)
+        return TopicFacts(watched.topic_id, observed.topic_id, watched.partitions, config.compacted, config.retention_ms)
 
-    async def _config(self, topic: str) -> TopicConfig:
-        """Asked once for all partitions that begin at the same time, and again after a while."""
+    async def policy(self, topic: str, *, fresh: bool = False) -> TopicConfig:
+        """Asked once for all partitions that want to know at the same time, and again after a while."""
         now = self._clock_ms()
         asked, answer = self._configs.get(topic, (0, None))
-        if answer is None or now - asked > CONFIG_SECONDS * 1000:
+        if answer is None or now - asked > (0 if fresh and answer.done() else CONFIG_SECONDS * 1000):
             answer = asyncio.ensure_future(self._topics.describe(topic))
             self._configs[topic] = (now, answer)
         return await asyncio.shield(answer)
+
+    async def first_partitions(self, topic: str, topic_id: bytes) -> int | None:
+        """How many partitions this incarnation had when it was first seen, by the rows of those that were seen then."""
+        rows = self._rows(topic)
+        if rows is None:
+            raise Unavailable("the status topic is not read to its end yet")
+        incarnation = topic_id_text(topic_id)
+        return min((row.topic_partitions for row in rows if row.incarnation == incarnation and row.topic_partitions), default=None)
 
     async def ends(self, topic: str, partition: int) -> LogEnds:
         """The log's ends, asked afresh."""
@@ -96,7 +107,7 @@ class KafkaPort:
         except KafkaError as exc:
             raise Unavailable(str(exc)) from exc
 
-    def read_from(self, topic: str, partition: int, position: int, topic_id: bytes, leader_epoch: int) -> None:
+    def read_from(self, topic: str, partition: int, position: int, topic_id: bytes, leader_epoch: int, epochs: Epochs) -> None:
         """(Re)position the log reader."""
         reading = self._readings[topic]
         self._reader.assign(
@@ -107,6 +118,7 @@ class KafkaPort:
             check_crcs=reading.check_crcs,
             topic_id=topic_id,
             leader_epoch=leader_epoch,
+            epochs=epochs,
         )
 
     def stop_reading(self, topic: str, partition: int) -> None:

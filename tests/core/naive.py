@@ -75,6 +75,7 @@ class NaiveSink:
     observed: int = 0
     duplicates: int = 0
     absent_observed: int = 0
+    doubted_to: int = 0
     excused: set[int] = field(default_factory=set)
     """Was received or accepted once and is open again: complete through had passed it by right."""
 
@@ -306,18 +307,22 @@ class NaivePartition:
             sink.states[offset] = state
             if state in OPEN:
                 opened.setdefault(state, []).append(offset)
+            elif state is State.UNOBSERVED:
+                sink.untold.add((offset, state))
         sink.settled = stop
         for state, offsets in opened.items():
             self._tell("gap.opened", name, OPEN[state], offsets)
 
     def _verdict(self, sink: NaiveSink, offset: int, saw: Saw) -> State:
         found = saw.found.get(offset)
-        if offset < max(saw.log_start, self.start):
-            return State.EXPIRED
-        if found == "hole":
-            return State.EXPIRED if self.ever_compacted is False else State.COMPACTED
+        if found == "hole" and self.ever_compacted is not False:
+            return State.COMPACTED
         if found == "tombstone" and sink.policy.tombstones_optional:
             return State.TOMBSTONE
+        if offset < sink.doubted_to:
+            return State.UNOBSERVED
+        if offset < max(saw.log_start, self.start) or found == "hole":
+            return State.EXPIRED
         if found == "unreadable" or self.kinds[offset] == "unreadable":
             return State.UNREADABLE
         return State.NOT_RECEIVED
@@ -348,6 +353,7 @@ class NaivePartition:
             for name_of in ("floor", "settled", "lowest", "highest", "claim"):
                 if getattr(sink, name_of) is not None:
                     setattr(sink, name_of, min(getattr(sink, name_of), offset))
+            sink.doubted_to = min(sink.doubted_to, offset)
             sink.horizons = [(broker_ms, worker_ms, min(horizon, offset)) for broker_ms, worker_ms, horizon in sink.horizons]
             sink.excused = {o for o in sink.excused if o < offset}
         self._tell("gap.explained", "log", "log_hole", self.holes(offset))
@@ -377,7 +383,14 @@ class NaivePartition:
         self.epoch += 1
         for name in names:
             sink = self._add(policies[name])
-            sink.floor = None if policies[name].floor is None else log_start
+            sink.floor = log_start if policies[name].configured else None
+        self.doubt(log_end)
+
+    def doubt(self, log_end: int) -> None:
+        """Reports were lost before they were read."""
+        self.end = max(self.end, log_end)
+        for sink in self.sinks.values():
+            sink.doubted_to = max(sink.doubted_to, self.end)
 
     def truncate_told(self, offset: int) -> None:
         for name, sink in self.sinks.items():

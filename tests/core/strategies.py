@@ -15,7 +15,7 @@ from pyroaring import BitMap
 from stream_app.core.events import Event, as_json
 from stream_app.core.gaps import Gaps
 from stream_app.core.ledger import Candidates, Ledger
-from stream_app.core.model import Absent, Cause, LogRead, Look, Observation, ObservationRead, Reason, Run, Status
+from stream_app.core.model import Absent, Cause, LogEnds, LogRead, Look, Observation, ObservationRead, Reason, Run, Status
 from stream_app.core.offsets import OffsetSet
 from stream_app.core.sink import Policy, SinkState
 from stream_app.core.states import State
@@ -211,6 +211,11 @@ class Rig:
         offset = self.ledger.observed_to
         read = ObservationRead(offset, offset, self.now + SKEW, b"")
         assert self.ledger.observe(read, Observation(sink, runs, status, **said), self.now)
+
+    def recreate(self, topic_id: bytes, start: int = 0, end: int = 0, **facts: Any) -> None:
+        """The topic is another one."""
+        known: dict[str, Any] = {"observations_end": 0, "compacted": self.ever_compacted, "partitions": 1, **facts}
+        self.ledger.recreate(topic_id, LogEnds(start, end, end), self.now, **known)
 
     def wait(self, ms: int = GRACE, heard: bool = True) -> None:
         """Time passes; with ``heard`` the observations are read to their end after it."""

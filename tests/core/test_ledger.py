@@ -392,7 +392,7 @@ def test_a_look_at_a_log_that_is_another_one_now_judges_nothing(how: str) -> Non
     if how == "truncated":
         rig.ledger.truncate(10, rig.now)
     else:
-        rig.ledger.recreate(OTHER_ID, 0, 0, rig.now)
+        rig.recreate(OTHER_ID)
     rig.read("record", 30)
     rig.observe((0, 5), (29, 30))
     rig.flush()
@@ -642,7 +642,7 @@ def test_a_stall_ends_with_the_topic_it_was_in() -> None:
     rig.read("record")
     rig.wait(60_000)
     assert rig.types() == ["sink.stalled"]
-    rig.ledger.recreate(OTHER_ID, 0, 0, rig.now)
+    rig.recreate(OTHER_ID)
     assert rig.types() == ["log.recreated", "sink.resumed"]
 
 
@@ -772,16 +772,34 @@ def test_a_re_created_topic_begins_anew_and_its_events_go_on() -> None:
     rig.verdict()
     rig.flush()
     sequence = rig.sink().sequence
-    rig.ledger.recreate(OTHER_ID, 3, 3, rig.now)
+    rig.recreate(OTHER_ID, 3, 3)
     assert rig.types() == ["gap.explained", "log.recreated"]
     assert rig.sink().sequence == sequence + 1
-    assert (rig.sink().floor, rig.sink("first").floor, rig.sink("stranger").floor) == (3, None, None)
+    assert (rig.sink().floor, rig.sink("first").floor, rig.sink("stranger").floor) == (3, 3, None)
     assert rig.ledger.log.topic_id == OTHER_ID
     assert not rig.ledger.fold_log(log_read(10, ["record"]), rig.now)
     rig.read("record", 10)
     rig.observe((12, 13))
     rig.verdict()
     assert opened(rig) == set(range(3, 12))
+
+
+def test_holes_above_the_first_end_of_a_topic_that_never_was_compacted_accuse() -> None:
+    rig = Rig()
+    rig.ledger.log.seen_end = 3
+    said = log_read(0, ["record", "hole", "record", "hole", "hole", "record"])
+    assert rig.ledger.accuses(said) == ((3, 5),)
+    assert rig.ledger.accuses(log_read(1, ["hole"])) == ()
+    for compacted in (True, None):
+        rig.ledger.log.ever_compacted = compacted
+        assert rig.ledger.accuses(said) == ()
+
+
+def test_an_added_partition_is_told() -> None:
+    rig = Rig()
+    rig.ledger.expanded(rig.now)
+    (event,) = rig.flush()
+    assert (event.type, event.sink, event.sequence, event.ranges) == (EventType.LOG_EXPANDED, LOG_SINK, 1, OffsetSet())
 
 
 # --- complete through ---

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from stream_app.core import report
 from stream_app.core.events import Event, as_json
 from stream_app.core.ledger import LOG_SINK, Candidates, Ledger
-from stream_app.core.model import CHUNK, Cause, Look, Observation, ObservationRead, Status
+from stream_app.core.model import CHUNK, Cause, LogEnds, Look, Observation, ObservationRead, Status
 from stream_app.core.offsets import OffsetSet
 from stream_app.core.sink import Policy, SinkState
 from stream_app.core.state import StateCodec
@@ -255,10 +255,17 @@ class Both:
     def recreate(self, dice: Dice) -> None:
         start = dice.one_of([0, 0, 5])
         end = start + dice.number(0, 9)
-        self.ledger.recreate((self.naive.epoch + 1).to_bytes(16, "big"), start, end, self.now)
+        topic_id = (self.naive.epoch + 1).to_bytes(16, "big")
+        compacted = self.ledger.log.ever_compacted
+        self.ledger.recreate(topic_id, LogEnds(start, end, end), self.now, observations_end=0, compacted=compacted, partitions=1)
         self.ledger.configure(self.naive.policies, self.now)
         self.naive.recreate(start, end)
         self.complete = {}
+
+    def doubt(self, dice: Dice) -> None:
+        end = self.naive.end + dice.number(0, 5)
+        self.ledger.doubt(end)
+        self.naive.doubt(end)
 
     def configure(self, dice: Dice) -> None:
         known = {**self.policies, "stranger": policy("stranger", floor=None)}
@@ -368,7 +375,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def disturb(self, data: st.DataObject) -> None:
         both = self.both
-        self.step(data, [both.flush, both.vanish, both.truncate, both.configure, both.recreate])
+        self.step(data, [both.flush, both.vanish, both.truncate, both.configure, both.recreate, both.doubt])
 
     def step(self, data: st.DataObject, steps: list[Callable[[Dice], None]]) -> None:
         dice = Drawn(data)
@@ -390,6 +397,7 @@ WEIGHTS: dict[Callable[[Both, Dice], None], int] = {
     Both.evaluate: 8,
     Both.flush: 6,
     Both.truncate: 2,
+    Both.doubt: 1,
     Both.configure: 2,
 }
 

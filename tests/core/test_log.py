@@ -5,8 +5,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.core.log import TIMELINE_MAX, LogState, Timeline, add_runs
-from stream_app.core.model import Absent, LogRead
+from stream_app.core.log import EPOCHS_MAX, TIMELINE_MAX, LogState, Timeline, add_runs, join_epochs
+from stream_app.core.model import Absent, Epochs, LogRead
 from stream_app.core.offsets import OffsetSet
 from tests.core.strategies import BASE, OTHER_ID, TOPIC_ID, cut, expand, kinds, log_read, plain
 
@@ -217,3 +217,60 @@ def test_runs_are_added_in_bulk_as_one_by_one(steps: list[tuple[int, int]]) -> N
     target = OffsetSet([(2, 9)])
     add_runs(target, tuple(runs))
     assert expand(target) == set(range(2, 9)) | expand(runs)
+
+
+# --- leader epochs ---
+
+
+def test_epochs_are_joined_in_order_and_never_go_back() -> None:
+    assert join_epochs((), ((-1, 0), (0, 5), (0, 9), (3, 20))) == ((0, 5), (3, 20))
+    assert join_epochs(((0, 5), (3, 20)), ((2, 30), (3, 30), (4, 41))) == ((0, 5), (3, 20), (4, 41))
+
+
+@given(st.integers(EPOCHS_MAX, 3 * EPOCHS_MAX), st.integers(0, 3 * EPOCHS_MAX))
+def test_of_too_many_epochs_none_seems_to_begin_later_than_it_did(count: int, asked: int) -> None:
+    """The lowest offset of an epoch above ``asked`` is where our log parts from one that knows no later epoch."""
+    every = tuple((epoch, 10 * epoch) for epoch in range(count))
+    kept: Epochs = ()
+    for one in every:
+        kept = join_epochs(kept, (one,))
+    assert len(kept) == EPOCHS_MAX
+    assert kept[-1] == every[-1]
+    truth = min((first for epoch, first in every if epoch > asked), default=None)
+    found = min((first for epoch, first in kept if epoch > asked), default=None)
+    assert (truth is None) == (found is None)
+    assert truth is None or found is None or found <= truth
+
+
+def test_truncation_forgets_later_epochs() -> None:
+    state = log()
+    read_on(state, ["record"] * 30, leader_epoch=7, epochs=((2, 0), (5, 10), (7, 20)))
+    assert state.leader_epoch == 7
+    state.truncate(20)
+    assert (state.epochs, state.leader_epoch) == (((2, 0), (5, 10)), 5)
+    state.truncate(0)
+    assert (state.epochs, state.leader_epoch) == ((), -1)
+
+
+# --- open transactions ---
+
+
+def test_a_stable_end_that_stands_still_below_the_end_is_timed() -> None:
+    state = log()
+    read_on(state, ["record"] * 5, ahead=5, last_stable=5, now_ms=BASE + 1)
+    read_on(state, [], high_watermark=12, last_stable=5, now_ms=BASE + 2)
+    assert state.open_since_ms == BASE + 1
+    read_on(state, ["record"] * 2, high_watermark=12, last_stable=7, now_ms=BASE + 3)
+    assert state.open_since_ms == BASE + 3
+    read_on(state, ["record"] * 5, high_watermark=12, last_stable=12, now_ms=BASE + 4)
+    assert state.open_since_ms is None
+
+
+# --- settings ---
+
+
+def test_compacted_once_is_compacted_for_ever_and_unknown_changes_nothing() -> None:
+    state = log()
+    for told, known in ((None, None), (False, False), (None, False), (True, True), (False, True), (None, True)):
+        state.note_policy(told)
+        assert state.ever_compacted is known

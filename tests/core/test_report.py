@@ -5,7 +5,7 @@ import pytest
 from stream_app.core import report
 from stream_app.core.codec import topic_id_text
 from stream_app.core.ledger import LOG_SINK
-from stream_app.core.model import Gap, Look, Row, Status
+from stream_app.core.model import Gap, Listed, Look, Row, Status
 from stream_app.core.offsets import OffsetSet
 from tests.core.strategies import BASE, GRACE, OTHER_ID, TOPIC_ID, Rig, policy
 
@@ -63,6 +63,26 @@ def test_a_row_counts_records_and_nothing_else() -> None:
     assert said.incarnation == "AAECAwQFBgcICQoLDA0ODw"
 
 
+def test_a_row_lists_what_the_gaps_leave_open() -> None:
+    rig = Rig({"s": policy()}, ever_compacted=True)
+    rig.read(["record"] * 4 + ["hole"] + ["record"] * 5 + ["unread"] * 3 + ["record"] * 7)
+    rig.observe((0, 3), (8, 9), (15, 16))
+    rows = {row.sink: row for row in report.rows(rig.ledger, rig.now)}
+    assert (rows["s"].settled_offset, rows["s"].received) == (None, Listed([(0, 3), (8, 9), (15, 16)]))
+    assert (rows["s"].unread, rows["s"].compacted, rows["s"].ever_compacted) == (Listed([(10, 13)]), Listed(), None)
+    log = rows[LOG_SINK]
+    assert (log.settled_offset, log.received, log.unread, log.compacted) == (20, Listed(), Listed([(10, 13)]), Listed([(4, 5)]))
+    assert log.ever_compacted is True
+    rig.verdict()
+    row = next(row for row in report.rows(rig.ledger, rig.now) if row.sink == "s")
+    assert (row.settled_offset, row.received) == (16, Listed())
+    many = 2 * report.LISTED_MAX
+    rig.read("record", 4 * many)
+    rig.observe(*((offset, offset + 1) for offset in range(20, 20 + 2 * many, 2)))
+    row = next(row for row in report.rows(rig.ledger, rig.now) if row.sink == "s")
+    assert row.received == Listed([(20 + 2 * n, 21 + 2 * n) for n in range(report.LISTED_MAX)], 20 + 2 * report.LISTED_MAX)
+
+
 def test_the_row_of_the_log_tells_of_the_log() -> None:
     rig = Rig(ever_compacted=False)
     rig.read([*["record"] * 3, "hole", "aborted", "hole", "record", "unreadable"], ahead=2)
@@ -86,7 +106,7 @@ def test_a_reader_that_is_behind_is_catching_up() -> None:
 def test_a_row_names_its_incarnation() -> None:
     rig = Rig()
     assert row(rig).incarnation == topic_id_text(TOPIC_ID)
-    rig.ledger.recreate(OTHER_ID, 0, 0, rig.now)
+    rig.recreate(OTHER_ID)
     assert row(rig).incarnation == "AQIDBAUGBwgJCgsMDQ4PEA"
 
 

@@ -59,7 +59,7 @@ def rich() -> Rig:
     rig.judge(lambda due: Look(due.stop, 8, **found))  # type: ignore[arg-type]  # fields of Look
     rig.ledger.evaluate(rig.now)
     ledger.vanish("s", OffsetSet([(21, 24)]), rig.now)
-    rig.read("record", 10, start=15, ahead=90)
+    rig.read("record", 10, start=15, ahead=90, last_stable=130, leader_epoch=4, epochs=((2, 100), (4, 105)))
     for first in (7, 9, 12, 21):
         rig.observe((first, first + 1), status=Status.ACKNOWLEDGED, reason="known", by="me")
     rig.sink().acknowledged[Cause.NOT_RECEIVED].add(16, 17)
@@ -76,6 +76,8 @@ def rich() -> Rig:
     rig.observe((20, 21), source="a", sequence=5)
     rig.sink().stalled, rig.sink().absent_observed, rig.sink("first").absent_observed = True, 2, 3
     rig.sink().complete_ms = BASE
+    rig.sink().doubted_to = 9
+    ledger.partitions, ledger.unnamed_to = 3, 2
     return rig
 
 
@@ -106,7 +108,7 @@ def test_what_is_loaded_is_what_was_kept() -> None:
 
 STRUCTS: dict[bytes, Any] = {HEAD: Head, SINK: SinkHead, GAPS: SinkGaps, CLOCK: Clock}
 FIELDS = [(kind, name) for kind, struct_ in STRUCTS.items() for name in struct_.__struct_fields__ if name != "v"]
-NOTHING = {bool: False, int: 0, str: "", bytes: bytes(16), list: [], dict: {}, type(None): None}
+NOTHING = {bool: False, int: 0, str: "", bytes: bytes(16), list: [], tuple: (), dict: {}, type(None): None}
 
 
 @pytest.mark.parametrize(("kind", "name"), FIELDS, ids=lambda each: each if isinstance(each, str) else each.decode())
@@ -219,7 +221,7 @@ def test_what_was_loaded_is_not_written_again() -> None:
 def test_keys_of_another_incarnation_are_deleted() -> None:
     rig, codec = rich(), StateCodec(0)
     stored = stored_by(codec.changes(rig.ledger))
-    rig.ledger.recreate(OTHER_ID, 0, 0, rig.now)
+    rig.recreate(OTHER_ID)
     stored = stored_by(codec.changes(rig.ledger), stored)
     assert {PREFIX.unpack_from(key)[2] for key in stored} == {OTHER_ID}
     assert plain(load(stored)) == plain(rig.ledger) | {"policies": plain(POLICIES)} | {"sinks": plain(load(stored).sinks)}

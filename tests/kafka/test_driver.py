@@ -231,6 +231,24 @@ async def test_rejoin_asks_the_coordinator(bench: Bench) -> None:
     assert bench.kafka.journal == ["rejoin"]
 
 
+async def test_the_group_is_asked_to_hand_out_what_it_left_out_but_not_too_often(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, left = [100.0], {("c", 1)}
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now[0])
+    monkeypatch.setattr(bench.thread, "left_out", lambda changelogs: left if "c" in changelogs else set())
+    await bench.consumer.take_in({"c": 2})
+    assert bench.kafka.journal == [], "what is not subscribed to is handed to nobody by right"
+    bench.consumer._subscribed = {"c"}
+    for seconds, asked in ((0, 1), (14, 1), (1, 2), (29, 2), (1, 3)):
+        now[0] += seconds
+        await bench.consumer.take_in({"c": 2, "d": 9})
+        assert bench.kafka.journal == ["rejoin"] * asked
+    left.clear()
+    await bench.consumer.take_in({"c": 2})
+    left.add(("c", 1))
+    await bench.consumer.take_in({"c": 2})
+    assert bench.kafka.journal == ["rejoin"] * 4, "once it was whole, the next lack is seen to at once"
+
+
 # --- read to the end ----------------------------------------------------------------------------------------------------
 
 

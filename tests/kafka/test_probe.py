@@ -64,6 +64,11 @@ async def test_holes_are_what_is_in_no_batch_or_gone_from_its_batch(cluster: Fak
     assert (await look_at(cluster, (3, 5), (22, 23))).holes == ((3, 4), (22, 23))
 
 
+async def test_the_earliest_record_of_a_run_is_told_wherever_it_lies(cluster: FakeCluster) -> None:
+    cluster.add("orders", FakeLog([batch(0, 4, time=T0 + 100), batch(5, 9, time=T0), batch(10, 14, time=T0 + 50)]))
+    assert (await look_at(cluster, (1, 14))).timestamps == {1: T0 + 101, 5: T0 + 5, 13: T0 + 63}
+
+
 @pytest.mark.parametrize("codec", [0, GZIP, LZ4, ZSTD])
 async def test_tombstones(cluster: FakeCluster, codec: int) -> None:
     cluster.add("orders", FakeLog([batch(0, 9, nulls=[2, 3, 7], codec=codec), batch(10, 19, nulls=range(10, 20))]))

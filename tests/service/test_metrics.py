@@ -208,7 +208,7 @@ def full(**options: Any) -> Scrape:
     """With at least one sample of every series."""
     counters = Counters(alerts_total={"gap.opened": 1}, observations_rejected_total={"malformed": 1}, state_bytes={"orders": 1})
     counters.detection_delay_seconds("orders", "billing").observe(1)
-    one = row(explained={"quarantined": 1}, expires_at_ms=NOW, oldest_gap_opened_at_ms=NOW)
+    one = row(explained={"quarantined": 1}, expires_at_ms=NOW, oldest_gap_opened_at_ms=NOW, last_stable_offset=90, open_since_ms=NOW)
     return Scrape(one, counters=counters, **options)
 
 
@@ -218,6 +218,15 @@ def test_extra_labels_stand_on_every_series() -> None:
         assert family.samples, family.name
         for sample in family.samples:
             assert (sample.labels["env"], sample.labels["az"]) == ("prod", "a")
+
+
+@pytest.mark.parametrize(
+    ("stable", "since", "expected"), [(None, None, None), (None, NOW - 5_000, None), (100, None, 0.0), (90, NOW - 5_000, 5.0)]
+)
+def test_an_open_transaction_has_an_age_where_the_stable_end_is_told(stable: int | None, since: int | None, expected: float | None) -> None:
+    scrape = Scrape(row(sink="log", last_stable_offset=stable, open_since_ms=since))
+    name = "gapstream_log_open_transaction_seconds"
+    assert [sample.value for sample in scrape.families[name].samples] == ([] if expected is None else [expected])
 
 
 class TestDocs:

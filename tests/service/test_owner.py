@@ -15,7 +15,8 @@ from stream_app.core.sink import Policy
 from stream_app.kafka.trouble import Trouble, TroubleKind
 from stream_app.kafka.writer import WriterLost
 from stream_app.service import owner as owner_module
-from stream_app.service.owner import PartitionOwner, TopicFacts
+from stream_app.service.context import TopicFacts
+from stream_app.service.owner import PartitionOwner
 from tests.support.fakes import (
     ALERTS,
     LOST,
@@ -97,7 +98,7 @@ async def test_a_partition_seen_first_begins_at_the_logs_start(bench: Bench) -> 
     owner.begin()
     await until(lambda: owner.flushed_read is not None)
     assert owner.trouble is None
-    assert bench.port.asked("read_from") == [(30, TOPIC_ID, -1)]
+    assert bench.port.asked("read_from") == [(30, TOPIC_ID, -1, ())]
     assert bench.port.asked("hear_from") == [(None,)]
     assert (owner.flushed_read, owner.flushed_observed) == (30, 0)
     ledger = owner.ledger
@@ -140,7 +141,7 @@ async def test_the_next_owner_goes_on_from_the_head(bench: Bench) -> None:
     assert second.ledger is not None
     assert second.ledger is not ledger
     assert second.ledger.birth == birth
-    assert bench.port.asked("read_from") == [(100, TOPIC_ID, 0)]
+    assert bench.port.asked("read_from") == [(100, TOPIC_ID, 0, ((0, 0),))]
     assert bench.port.asked("hear_from") == [(1,)]
     assert bench.writer.events() == []
     await second.fold_observations(bundle(1, said(runs=[[40, 44]], source="s", sequence=2)))
@@ -168,7 +169,7 @@ async def test_a_topic_created_anew_meanwhile_closes_what_was_open(bench: Bench)
     assert [(event["type"], event["sink"], event["ranges"]) for event in bench.writer.events()] == [
         ("gap.explained", "billing", [[40, 49]]), ("log.recreated", "log", None),
     ]  # fmt: skip
-    assert bench.port.asked("read_from") == [(0, OTHER_ID, -1)]
+    assert bench.port.asked("read_from") == [(0, OTHER_ID, -1, ())]
     assert bench.port.asked("hear_from") == [(1,)]
     assert owner.ledger is not None
     assert owner.ledger.log.topic_id == OTHER_ID
@@ -220,7 +221,7 @@ async def test_floors(bench: Bench, floor: str, expected: int | None) -> None:
 
 async def test_the_configuration_reaches_the_ledger(bench: Bench) -> None:
     bench.lateness_ms = 4_000
-    bench.port.facts_now = TopicFacts(TOPIC_ID, OBSERVATIONS_ID, True, 86_400_000)
+    bench.port.facts_now = TopicFacts(TOPIC_ID, OBSERVATIONS_ID, 1, True, 86_400_000)
     owner = await bench.begun()
     assert owner.ledger is not None
     assert (owner.ledger.lateness_ms, owner.ledger.retention_ms, owner.ledger.log.ever_compacted) == (4_000, 86_400_000, True)
@@ -275,11 +276,11 @@ async def test_a_log_read_that_does_not_follow_is_refused_and_sought_back_once(b
     assert owner.ledger is not None
     assert owner.ledger.log.read == 10
     assert owner.ledger.log.records == 10
-    assert bench.port.asked("read_from") == [(10, TOPIC_ID, 0)]
+    assert bench.port.asked("read_from") == [(10, TOPIC_ID, 0, ((0, 0),))]
     owner.fold_log(log_read(10, 50))
     assert owner.ledger.log.read == 50
     owner.fold_log(log_read(60, 70))
-    assert bench.port.asked("read_from") == [(10, TOPIC_ID, 0), (50, TOPIC_ID, 0)]
+    assert bench.port.asked("read_from") == [(10, TOPIC_ID, 0, ((0, 0),)), (50, TOPIC_ID, 0, ((0, 0),))]
 
 
 async def test_a_log_read_from_before_is_refused_without_a_seek(bench: Bench) -> None:
@@ -743,7 +744,7 @@ async def test_a_log_cut_short_is_told_and_read_again_from_there(bench: Bench) -
     await told(bench, "log.truncated")
     events = [(event["type"], event["sink"], event["ranges"]) for event in bench.writer.events()[1:]]
     assert events == [("gap.explained", "billing", [[45, 49]]), ("log.truncated", "log", [[45, 99]])]
-    assert bench.port.asked("read_from") == [(45, TOPIC_ID, -1)]
+    assert bench.port.asked("read_from") == [(45, TOPIC_ID, 0, ((0, 0),))]
     assert owner.ledger is not None
     owner.fold_log(log_read(45, 60, leader_epoch=1))
     assert owner.ledger.log.read == 60
@@ -756,7 +757,7 @@ async def test_a_topic_created_anew_while_it_is_read(bench: Bench) -> None:
     bench.port.journal.clear()
     owner.halted(Trouble(TroubleKind.RECREATED, "orders", 0, "the topic was created anew", topic_id=OTHER_ID))
     await told(bench, "log.recreated")
-    assert bench.port.asked("read_from") == [(0, OTHER_ID, -1)]
+    assert bench.port.asked("read_from") == [(0, OTHER_ID, -1, ())]
     owner.fold_log(log_read(0, 5, topic_id=OTHER_ID))
     await until(lambda: owner.flushed_read == 5)
 
@@ -766,7 +767,7 @@ async def test_a_topic_that_is_the_same_after_all_is_read_on(bench: Bench) -> No
     bench.port.journal.clear()
     owner.halted(Trouble(TroubleKind.RECREATED, "orders", 0, "the topic was created anew", topic_id=OTHER_ID))
     await until(lambda: bench.port.asked("read_from"))
-    assert bench.port.asked("read_from") == [(100, TOPIC_ID, -1)]
+    assert bench.port.asked("read_from") == [(100, TOPIC_ID, 0, ((0, 0),))]
     assert [event["type"] for event in bench.writer.events()] == ["gap.opened"]
 
 

@@ -16,7 +16,7 @@ from stream_app.kafka.names import TopicNames
 from stream_app.kafka.reader import LogReader
 from stream_app.kafka.writer import WriterLost
 from stream_app.service import owners as owners_module
-from stream_app.service.owner import TopicRules
+from stream_app.service.context import TopicRules
 from stream_app.service.owners import OwnedPartitions
 from tests.support.fakes import Bench, Clock, bundle, log_read, until
 

@@ -11,7 +11,8 @@ from typing import Any, cast
 import pytest
 from faust.types import TP
 
-from stream_app.core.model import LogEnds, Look
+from stream_app.core.codec import topic_id_text
+from stream_app.core.model import LogEnds, Look, Row
 from stream_app.kafka.connection import KafkaSettings
 from stream_app.kafka.failures import RefusedError, UnreachableError
 from stream_app.kafka.names import TopicNames
@@ -19,7 +20,7 @@ from stream_app.kafka.protocol import Isolation
 from stream_app.kafka.reader import LogReader
 from stream_app.kafka.topics import TopicConfig, Topics, TopicsUnavailable
 from stream_app.service import port as port_module
-from stream_app.service.owner import TopicFacts, Unavailable
+from stream_app.service.context import TopicFacts, Unavailable
 from stream_app.service.port import KafkaPort, Reading
 from tests.support.fakes import OBSERVATIONS_ID, TOPIC_ID, Clock
 
@@ -36,6 +37,7 @@ class World:
     topics: dict[str, Any] = field(default_factory=dict)
     config: TopicConfig = field(default_factory=lambda: TopicConfig(False, 1_000))
     gate: asyncio.Event | None = None
+    rows: list[Row] | None = None
 
     def _note(self, *what: Any) -> None:
         self.journal.append(what)
@@ -79,17 +81,19 @@ def clock() -> Clock:
 @pytest.fixture
 def world() -> World:
     present = {"orders": TOPIC_ID, NAMES.observations: OBSERVATIONS_ID}
-    return World(topics={name: SimpleNamespace(topic_id=topic_id, error=0) for name, topic_id in present.items()})
+    return World(topics={name: SimpleNamespace(topic_id=topic_id, error=0, partitions=3) for name, topic_id in present.items()})
 
 
 @pytest.fixture
 def port(world: World, clock: Clock) -> KafkaPort:
     readings = {"orders": Reading(Isolation.READ_UNCOMMITTED, False)}
-    return KafkaPort(SETTINGS, cast(LogReader, world), cast(Topics, world), {"orders": NAMES}, readings, clock, world.seek)
+    return KafkaPort(
+        SETTINGS, cast(LogReader, world), cast(Topics, world), {"orders": NAMES}, readings, clock, world.seek, lambda topic: world.rows
+    )
 
 
 async def test_facts(port: KafkaPort, world: World) -> None:
-    assert await port.facts("orders") == TopicFacts(TOPIC_ID, OBSERVATIONS_ID, False, 1_000)
+    assert await port.facts("orders") == TopicFacts(TOPIC_ID, OBSERVATIONS_ID, 3, False, 1_000)
     assert world.journal == [("metadata", "orders", NAMES.observations), ("describe", "orders")]
 
 
@@ -116,9 +120,31 @@ async def test_settings_are_asked_again_after_a_while(port: KafkaPort, world: Wo
     await port.facts("orders")
     world.config = TopicConfig(True, None)
     clock.now_ms += 29_000
-    assert (await port.facts("orders")).compacted is False
+    assert (await port.policy("orders")).compacted is False
     clock.now_ms += 2_000
-    assert (await port.facts("orders")).compacted is True
+    assert (await port.policy("orders")).compacted is True
+
+
+async def test_settings_are_asked_again_by_whoever_can_not_wait(port: KafkaPort, world: World, clock: Clock) -> None:
+    await port.policy("orders")
+    world.config = TopicConfig(True, None)
+    clock.now_ms += 1
+    assert (await port.policy("orders", fresh=True)).compacted is True
+    assert (await port.policy("orders")).compacted is True
+
+
+def seen(partition: int, partitions: int, topic_id: bytes = TOPIC_ID) -> Row:
+    known: dict[str, Any] = {"configured": True, "heard": True, "updated_at_ms": 0, "incarnation": topic_id_text(topic_id)}
+    return Row(topic="orders", partition=partition, sink="log", topic_partitions=partitions, **known)
+
+
+async def test_how_many_partitions_there_were_at_first_sight(port: KafkaPort, world: World) -> None:
+    with pytest.raises(Unavailable, match=r"^the status topic is not read to its end yet$"):
+        await port.first_partitions("orders", TOPIC_ID)
+    world.rows = []
+    assert await port.first_partitions("orders", TOPIC_ID) is None
+    world.rows = [seen(0, 3), seen(1, 3), seen(3, 5), seen(4, 0), seen(2, 1, OBSERVATIONS_ID)]
+    assert await port.first_partitions("orders", TOPIC_ID) == 3
 
 
 async def test_ends(port: KafkaPort) -> None:
@@ -144,9 +170,9 @@ async def test_a_look_uses_the_topics_isolation(port: KafkaPort, monkeypatch: py
 
 
 async def test_the_log_is_read_as_configured(port: KafkaPort, world: World) -> None:
-    port.read_from("orders", 3, 17, TOPIC_ID, 4)
+    port.read_from("orders", 3, 17, TOPIC_ID, 4, ((4, 9),))
     port.stop_reading("orders", 3)
-    options = {"isolation": Isolation.READ_UNCOMMITTED, "check_crcs": False, "topic_id": TOPIC_ID, "leader_epoch": 4}
+    options = {"isolation": Isolation.READ_UNCOMMITTED, "check_crcs": False, "topic_id": TOPIC_ID, "leader_epoch": 4, "epochs": ((4, 9),)}
     assert world.journal == [("assign", "orders", 3, 17, options), ("unassign", "orders", 3)]
 
 

@@ -33,9 +33,7 @@ def drain(outbox: Outbox) -> list[dict[str, Any]]:
 
 
 def offsets(told: list[dict[str, Any]], status: str = RECEIVED) -> Counter[int]:
-    return Counter(
-        offset for one in told if one["status"] == status for first, last in one["runs"] for offset in range(first, last + 1)
-    )
+    return Counter(offset for one in told if one["status"] == status for first, last in one["runs"] for offset in range(first, last + 1))
 
 
 def test_an_observation_has_the_shape_of_the_contract() -> None:

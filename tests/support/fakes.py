@@ -14,14 +14,16 @@ from typing import Any, cast
 
 from aiokafka import ConsumerRecord
 
-from stream_app.core.model import LogEnds, LogRead, Look, Runs
+from stream_app.core.model import Epochs, LogEnds, LogRead, Look, Runs
 from stream_app.core.sink import Policy
 from stream_app.core.state import Changes
 from stream_app.kafka.driver import Bundle
 from stream_app.kafka.names import TopicNames
+from stream_app.kafka.topics import TopicConfig
 from stream_app.kafka.writer import FencedWriter, OutRecord, WriterLost
+from stream_app.service.context import Context, TopicFacts, TopicRules, Unavailable
 from stream_app.service.metrics import Counters
-from stream_app.service.owner import Context, PartitionOwner, TopicFacts, TopicRules, Unavailable
+from stream_app.service.owner import PartitionOwner
 from stream_app.service.telemetry import Telemetry
 
 START_MS = 1_700_000_000_000
@@ -64,10 +66,12 @@ def all_there(runs: Runs) -> Look:
 class ScriptedPort:
     """A cluster with one watched partition; ``failing`` says how often each call raises Unavailable before it answers."""
 
-    facts_now: TopicFacts = field(default_factory=lambda: TopicFacts(TOPIC_ID, OBSERVATIONS_ID, False, None))
+    facts_now: TopicFacts = field(default_factory=lambda: TopicFacts(TOPIC_ID, OBSERVATIONS_ID, 1, False, None))
     ends_now: LogEnds = field(default_factory=lambda: LogEnds(0, 0, 0))
     times: dict[str, int | None] = field(default_factory=dict)
     observations_begin: int = 0
+    seen_first: int | None = None
+    """Partitions that the topic had at first sight."""
     looking: Callable[[Runs], Look | BaseException] = all_there
     failing: dict[str, int] = field(default_factory=dict)
     journal: list[tuple[Any, ...]] = field(default_factory=list)
@@ -90,6 +94,17 @@ class ScriptedPort:
         self._note("facts", topic)
         return self.facts_now
 
+    async def policy(self, topic: str, *, fresh: bool = False) -> TopicConfig:
+        """As scripted; known to whoever does not ask afresh."""
+        if fresh:
+            self._note("policy", topic)
+        return TopicConfig(self.facts_now.compacted, self.facts_now.retention_ms)
+
+    async def first_partitions(self, topic: str, topic_id: bytes) -> int | None:
+        """As scripted."""
+        self._note("first_partitions", topic, topic_id)
+        return self.seen_first
+
     async def ends(self, topic: str, partition: int) -> LogEnds:
         """As scripted."""
         self._note("ends", topic, partition)
@@ -111,9 +126,9 @@ class ScriptedPort:
             raise found
         return found
 
-    def read_from(self, topic: str, partition: int, position: int, topic_id: bytes, leader_epoch: int) -> None:
+    def read_from(self, topic: str, partition: int, position: int, topic_id: bytes, leader_epoch: int, epochs: Epochs) -> None:
         """Noted."""
-        self._note("read_from", position, topic_id, leader_epoch)
+        self._note("read_from", position, topic_id, leader_epoch, epochs)
 
     def stop_reading(self, topic: str, partition: int) -> None:
         """Noted."""
@@ -229,9 +244,9 @@ class Bench:
         self.owners.append(owner)
         return owner
 
-    async def begun(self) -> PartitionOwner:
+    async def begun(self, partition: int = 0) -> PartitionOwner:
         """An owner that works, its first flush made."""
-        owner = self.make()
+        owner = self.make(partition)
         await owner.fence()
         owner.begin()
         await until(lambda: owner.flushed_read is not None, "the first flush")
@@ -253,7 +268,7 @@ def log_read(position: int, stop: int, **facts: Any) -> LogRead:
     time_ms = START_MS if stop > position else None
     given = {
         "topic_id": TOPIC_ID, "records": ((position, stop),) if stop > position else (), "high_watermark": stop, "last_stable": stop,
-        "leader_epoch": 0, "min_timestamp_ms": time_ms, "max_timestamp_ms": time_ms,
+        "leader_epoch": 0, "epochs": ((facts.get("leader_epoch", 0), position),), "min_timestamp_ms": time_ms, "max_timestamp_ms": time_ms,
     }  # fmt: skip
     return LogRead(position, stop, **{**given, **facts})
 

@@ -59,9 +59,13 @@ def raw_batch(
     base_time: int = T0,
     max_time: int = T0,
     magic: int = 2,
+    producer_epoch: int | None = None,
+    sequence: int = -1,
 ) -> bytes:
     """A v2 batch whose header says what is asked, around ``body``; the CRC is right."""
-    covered = struct.pack(">hiqqqhii", attributes, delta, base_time, max_time, producer, 0 if producer >= 0 else -1, -1, count) + body
+    if producer_epoch is None:
+        producer_epoch = 0 if producer >= 0 else -1
+    covered = struct.pack(">hiqqqhii", attributes, delta, base_time, max_time, producer, producer_epoch, sequence, count) + body
     return struct.pack(">qiiBI", base, 9 + len(covered), epoch, magic, crc32c(covered)) + covered
 
 
@@ -77,18 +81,20 @@ def batch(
     nulls: Iterable[int] = (),
     value: bytes = b"value",
     headers: Sequence[tuple[bytes, bytes]] = (),
+    time: int = T0,
 ) -> bytes:
     """A batch of ``[first, last]`` (closed) that holds the offsets ``keep`` (default: all), as the cleaner leaves it.
 
-    With the delete horizon bit the base time is far in the future and the deltas are relative to it.
+    The record at an offset is of ``time`` plus the offset. With the delete horizon bit the base time is far in the future and
+    the deltas are relative to it.
     """
     kept = list(range(first, last + 1)) if keep is None else sorted(keep)
     empty = set(nulls)
-    base_time = T0 + first if not attributes & HORIZON else T0 + 86_400_000
+    base_time = time + first if not attributes & HORIZON else time + 86_400_000
     body = b"".join(
-        record(offset - first, T0 + offset - base_time, value=None if offset in empty else value, headers=headers) for offset in kept
+        record(offset - first, time + offset - base_time, value=None if offset in empty else value, headers=headers) for offset in kept
     )
-    times = [T0 + offset for offset in kept]
+    times = [time + offset for offset in kept]
     return raw_batch(
         first,
         compress(codec, body),
