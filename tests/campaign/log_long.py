@@ -98,6 +98,9 @@ def _write_beside(
             eventually(lambda: _row(worker)["log_read_offset"] == first, "it has read to the open transaction")
             row = _row(worker)
             assert (row["missing"], row["records"], worker.get("/api/gaps")["gaps"]) == (0, 100, []), row
+            why = worker.get(f"/api/explain?topic={topic}&partition=0&first={first - 1}&last={high - 1}")["runs"]
+            assert [(run["first_offset"], run["verdict"]) for run in why[:2]] == [(first - 1, "record"), (first, "open")], why
+            assert {run["verdict"] for run in why[1:]} == {"open"}, why
             held_for.append(_held_s(worker))
             made += 1
             time.sleep(1)
@@ -176,10 +179,10 @@ def _commit(ground: Ground, kit: KafkaKit, topic: str, commits: int, per_transac
     threads = [threading.Thread(target=write, args=(number,), name=f"writer {number}") for number in range(_WRITERS)]
     for thread in threads:
         thread.start()
-    while any(thread.is_alive() for thread in threads):
-        threads[0].join(10)
-        threads[-1].join(10)
-        ground.say(f"{sum(done):,} of {commits:,} transactions committed")
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(20)
+            ground.say(f"{sum(done):,} of {commits:,} transactions committed")
     return sum(done)
 
 

@@ -44,7 +44,15 @@ REQUIRED = (
     *("transactions of one producer id within one fetch", "small batches", "large batches", "tombstones"),
     *("records taken by compaction", "batches thinned or emptied", "markers taken by compaction"),
     *("delete-records of what was read", "delete-records of what was not read", "delete-records inside a batch"),
-    *("brokers killed", "brokers stopped", "workers killed", "records held back", "records reported late", "records unread"),
+    *(
+        "brokers killed",
+        "brokers stopped",
+        "workers killed",
+        "records held back",
+        "offsets explained",
+        "records reported late",
+        "records unread",
+    ),
 )
 """What must have happened at least once, or the run has shown nothing."""
 
@@ -160,6 +168,7 @@ class LogCampaign:
             subject.check_alerts()
             subject.check_log()
             self.made["workers killed"] += subject.kills
+            self.made["offsets explained"] += subject.explained
             self.made["records reported late"] += subject.reporter.late
             self.made["records held back"] += sum(map(len, subject.reporter.held.values()))
             self.made["records unread"] += sum(said.count(b"U") for said in subject.said.values())

@@ -12,13 +12,30 @@ from tests.campaign.changelogs import Changelogs
 from tests.campaign.mix import Topic
 from tests.campaign.oracles import ISOLATIONS, Archive, Received, disagree, receive, with_received
 from tests.campaign.reporter import SINK, Reporter
-from tests.campaign.verdicts import ABORTED, HOLE, MARKER, RECORD, UNREAD, Kinds, Span, compare, gaps_of, read_ledger, runs, where
+from tests.campaign.verdicts import (
+    ABORTED,
+    HOLE,
+    MARKER,
+    RECORD,
+    UNREAD,
+    Files,
+    Kinds,
+    Span,
+    compare,
+    explanations,
+    gaps_of,
+    read_ledger,
+    runs,
+    where,
+)  # fmt: skip
 from tests.support.dump_log import Where
 from tests.support.kafka_kit import KafkaKit
 from tests.support.rig import Alerts, Rig, Worker, eventually
 
 PATIENCE_S = 240.0
 """For whatever a worker has to do: it may have to come back from a broker's crash first, on a machine that does other things too."""
+ASKED = 400
+"""Offsets of one question why."""
 SHOWN_S = 60.0
 """Until answers of the API show what was flushed."""
 EVENTS = {"gap.opened", "gap.filled", "gap.expired", "log.unread", "sink.stalled", "sink.resumed"}
@@ -40,7 +57,8 @@ class Subject:
         self.said: dict[Where, bytearray] = {place: bytearray() for place in self.isolation}
         """Verdicts by offset that were compared."""
         self.differences: list[str] = []
-        self.compared = self.loose = self.kills = 0
+        self.rng = rng
+        self.compared = self.loose = self.explained = self.kills = 0
         self._asleep: dict[Where, tuple[int, int, int]] = {}
         self._changelogs: Changelogs | None = None
 
@@ -119,6 +137,7 @@ class Subject:
             isolation = self.isolation[place]
             was = before[place].of(isolation) if place in before else b""
             got = {level: received[level][place].offsets for level in ISOLATIONS}
+            self._ask_why(place, files[place])
             self._compare(place, ledger, was, with_received(files[place].of(isolation), isolation, got, stops[isolation][place]))
         self._asleep = {}
         self._await_none(self._rows, "/api/partitions")
@@ -141,6 +160,28 @@ class Subject:
         self.compared += found.offsets
         self.loose += found.loose
         known += said[len(known) :]
+
+    def _ask_why(self, place: Where, files: Files) -> None:
+        """``/api/explain``, which asks Kafka itself, of the log's end and of some other stretch."""
+        start, end = self.kit.offsets(*place)
+        for first in (max(start, end - ASKED), self.rng.randrange(start, end + 1)):
+            stop = min(first + ASKED, files.end)
+            if first >= stop:
+                continue
+            answer = self._answer(f"/api/explain?topic={place[0]}&partition={place[1]}&first={first}&last={stop - 1}")
+            self.explained += stop - first
+            faults: dict[str, list[int]] = {}
+            for run in answer["runs"]:
+                stable = run["evidence"]["last_stable_offset"] if self.isolation[place] == "read_committed" else None
+                for offset in range(run["first_offset"], run["last_offset"] + 1):
+                    kind = files.of_offset(offset, self.isolation[place])
+                    if run["verdict"] not in explanations(offset, kind, stable, self.compacts[place]):
+                        faults.setdefault(f"{run['verdict']}, files {chr(kind)}", []).append(offset)
+            self._differ(place, *(f"explain: {what}: {list(runs(offsets))[:5]}" for what, offsets in faults.items()))
+
+    def _answer(self, path: str) -> Any:
+        """Asked again where Kafka could not be asked just now."""
+        return eventually(lambda: self.worker.get(path), path, SHOWN_S)
 
     def _differ(self, place: Where, *faults: str) -> None:
         self.differences += [f"{self.app_id} {place[0]}/{place[1]}: {fault}" for fault in faults]

@@ -35,6 +35,11 @@ class Files:
         """One past the last batch."""
         return len(self.kinds)
 
+    def of_offset(self, offset: int, isolation: str) -> int:
+        """The kind of one offset as a consumer of this isolation level has to see it."""
+        kind = self.kinds[offset]
+        return RECORD if isolation != "read_committed" and kind in (ABORTED, OPEN) else kind
+
     def of(self, isolation: str) -> bytes:
         """The same as a consumer of this isolation level has to see it."""
         if isolation == "read_committed":
@@ -178,6 +183,20 @@ def _allowed(now: int, then: int | None, taken: bool) -> set[int] | None:
     if then is None or then == OPEN:
         return None
     return {HOLE, MARKER} if then == BARE else {HOLE, then}
+
+
+def explanations(offset: int, kind: int, stable: int | None, compacts: bool) -> set[str]:
+    """Verdicts of ``/api/explain`` that are right of an offset at or above the log's start, of this kind when the files were read before.
+
+    ``stable``: the last stable offset as of the answer; None where it does not count.
+    """
+    if stable is not None and offset >= stable:
+        return {"open"}
+    right = {_EXPLAINED[kind]} if kind in _EXPLAINED else {"record", "aborted"}  # open then, and decided since
+    return right | {"compacted"} if compacts else right
+
+
+_EXPLAINED = {RECORD: "record", MARKER: "transaction_marker", BARE: "transaction_marker", ABORTED: "aborted", HOLE: "compacted"}
 
 
 def runs(offsets: Iterable[int]) -> Iterator[tuple[int, int]]:
