@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> int:
         status = mixed(options.seed, options.minutes, folder)
     else:
         status = long(options.seed, options.scenarios or [], folder, options.shorten)
-    if status == 0 and options.folder is None:
+    if status != 1 and options.folder is None:
         shutil.rmtree(folder)
     return status
 
