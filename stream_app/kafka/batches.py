@@ -26,6 +26,7 @@ from stream_app.kafka.records import (
     TRANSACTIONAL,
     Detail,
     Record,
+    SurplusError,
     UndecodableError,
     decode_batch,
     decode_details,
@@ -305,7 +306,7 @@ class BatchParser:
                 self._view[batch.at : batch.stop], batch.records, batch.base, batch.attributes, batch.base_timestamp, batch.max_timestamp
             )
         except UndecodableError as why:
-            return self._damaged(batch, str(why))
+            return self._damaged(batch, str(why), why.records if isinstance(why, SurplusError) else None)
         self._cover_records(records, first, stop, self.aborted if aborted else None)
         self._advance(batch)
         return batch.records
@@ -391,14 +392,17 @@ class BatchParser:
         self.needed = size
         return 0
 
-    def _damaged(self, batch: Batch, why: str) -> int:
+    def _damaged(self, batch: Batch, why: str, counted: list[Record] | None = None) -> int:
+        """``counted``: the records that the header counts, where those are known; the other offsets of the batch have none."""
         whole = _shortest(batch.magic) <= batch.stop - batch.at <= self._end - batch.at
         if batch.base != self._condemned or not whole:
             self.damage = Damage(batch.base, why)
             self._done = True
             return 0
         first, stop = max(batch.base, self.next), min(self._damaged_stop(batch), self._bound)
-        if first < stop:
+        if counted is not None:
+            self._cover_records(counted, first, stop, self.unreadable)
+        elif first < stop:
             self._cover(first, stop, self.unreadable)
         # The epoch lies outside the CRC, so it may well be right. Keeping the old one where a new one began would make the
         # leader believe that our logs differ.
