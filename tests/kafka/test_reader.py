@@ -375,7 +375,7 @@ async def test_a_batch_whose_length_is_damaged_holds_reading_up_and_says_so(clus
 
 
 @pytest.mark.parametrize("size", [1, 30, 61, 150])
-async def test_a_partial_batch_is_asked_for_again_with_a_larger_size(cluster: FakeCluster, size: int) -> None:
+async def test_t38_a_partial_batch_is_asked_for_again_with_a_larger_size(cluster: FakeCluster, size: int) -> None:
     cluster.partial_batches = True
     cluster.add("orders", FakeLog(batches(0, 40)))
     async with reading(cluster, max_bytes=size, partition_max_bytes=size) as owner:
