@@ -81,8 +81,16 @@ class KafkaKit:
 
     def set_topic_config(self, topic: str, config: Mapping[str, str]) -> None:
         """Set some of a topic's properties, leaving the others."""
-        entries = [ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in config.items()]
-        _all(self.admin.incremental_alter_configs([ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)]))
+        self._set_config(ResourceType.TOPIC, topic, config)
+
+    def set_broker_config(self, node: int, config: Mapping[str, str | None]) -> None:
+        """Set some of a broker's dynamic properties; None takes one back."""
+        self._set_config(ResourceType.BROKER, str(node), config)
+
+    def _set_config(self, kind: ResourceType, name: str, config: Mapping[str, str | None]) -> None:
+        operation = {True: AlterConfigOpType.DELETE, False: AlterConfigOpType.SET}
+        entries = [ConfigEntry(key, value, incremental_operation=operation[value is None]) for key, value in config.items()]
+        _all(self.admin.incremental_alter_configs([ConfigResource(kind, name, incremental_configs=entries)]))
 
     def delete_records(self, topic: str, partition: int, before: int) -> int:
         """Have the log begin at offset ``before``; the new log start offset."""
