@@ -71,7 +71,6 @@ class LogReader:
         if max_wait_ms >= kafka.request_timeout_ms:
             msg = f"max_wait_ms {max_wait_ms} must be below the request timeout of {kafka.request_timeout_ms} ms"
             raise ValueError(msg)
-        self._caps = dict(caps or {})
         self._cluster = Cluster(kafka.with_client_id(client_id), caps=caps)
         self._limits = Limits(max_bytes, partition_max_bytes, max_wait_ms)
         self._parts: dict[Key, Assigned] = {}
@@ -375,7 +374,7 @@ class LogReader:
         """Why the leader has not got our position; see :mod:`stream_app.kafka.evidence`. What is believed was told twice."""
         verdict, theirs = await self._judge(part, leader, self._cluster, refused_s, refusals)
         if verdict in (Verdict.TRIMMED, Verdict.TRUNCATED, Verdict.LOST):
-            fresh = Cluster(self._cluster.settings, caps=self._caps)
+            fresh = self._cluster.anew()
             try:
                 leader = await fresh.leader(part.topic, part.partition)
                 verdict, theirs = await self._judge(part, leader, fresh, refused_s, refusals)

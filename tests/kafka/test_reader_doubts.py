@@ -260,6 +260,19 @@ async def test_old_versions_ask_once_per_leader(cluster: FakeCluster) -> None:
     assert owner.troubles == []
 
 
+async def test_a_loss_is_confirmed_though_the_bootstrap_server_is_gone(two_nodes: FakeCluster) -> None:
+    log = FakeLog(batches(0, 50), leader=1)
+    two_nodes.add("orders", log)
+    async with reading(two_nodes, max_wait_ms=10) as owner:
+        owner.assign("orders", 0, 0)
+        await owner.read_to(50)
+        two_nodes.stop_node(0)
+        two_nodes.drop_connections()
+        log.batches, log.epoch, log.epoch_ends = [*batches(0, 30), *batches(30, 90, epoch=2)], 2, {0: (0, 30)}
+        cut = await owner.trouble(TroubleKind.TRUNCATED)
+    assert (cut.position, cut.end_offset) == (50, 30)
+
+
 async def test_a_lost_disk_of_a_leader_that_knows_no_epochs(cluster: FakeCluster) -> None:
     log = FakeLog(batches(0, 50, epoch=1), epoch=1)
     cluster.add("orders", log)
