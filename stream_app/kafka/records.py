@@ -117,7 +117,7 @@ def _decode_leniently(batch: memoryview, count: int, base: int, attributes: int,
     if at < len(data):
         if any(left[0] >= right[0] for left, right in pairwise(records)):
             raise UndecodableError("the batch holds more than its records, whose offsets don't rise")
-        raise SurplusError(records)
+        raise SurplusError([one[:3] for one in records])
     return records
 
 
