@@ -58,6 +58,8 @@ CASES = {
     "t27-count": Case(holes=((13, 15),), unreadable=((10, 13),)),
 }
 WIPED = "wiped"
+LATER = 10
+"""Records written behind the damaged batch when all is read."""
 ONE_BATCH = {"linger.ms": 2_000, "batch.num.messages": 5}
 
 
@@ -191,16 +193,18 @@ def test_t23_to_t27_a_worker_tells_what_the_log_lacks(damaged: tuple[Rig, Worker
         expected.append(("log.unreadable", None, closed(case.unreadable), count(case.unreadable)))
     assert sorted(told(rig, topic, "log"), key=str) == expected, "each once, and nothing else"
     (row,) = read_by(worker, topic)
-    assert (row["log_read_offset"], row["log_end_offset"]) == (case.end, case.end)
-    assert row["records"] == count(case.records) + count(case.unreadable)
+    later = row["log_read_offset"] - case.end  # another test writes to one of them
+    assert later in (0, LATER if topic == "t26" else 0)
+    assert row["records"] == count(case.records) + count(case.unreadable) + later
     assert "Traceback" not in worker.log.read_text()
 
 
 def test_t26_a_damaged_batch_ends_nothing(damaged: tuple[Rig, Worker], alone: KafkaCluster) -> None:
     """The worker goes on behind it: what is written later is read, and the damage is not told again."""
     rig, worker = damaged
-    KafkaKit(alone.bootstrap).produce("t26", 0, 10)
-    eventually(lambda: [row["log_read_offset"] for row in read_by(worker, "t26")] == [50], "what was written later is read")
+    KafkaKit(alone.bootstrap).produce("t26", 0, LATER)
+    stop = CASES["t26"].end + LATER
+    eventually(lambda: [row["log_read_offset"] for row in read_by(worker, "t26")] == [stop], "what was written later is read")
     assert [one[0] for one in told(rig, "t26", "log")] == ["log.unreadable"]
     assert worker.process is not None
     assert worker.process.poll() is None
