@@ -79,6 +79,12 @@ class Cluster:
         self._next_answer: asyncio.Task[ClusterInfo] | None = None
         self._asking: set[asyncio.Task[ClusterInfo]] = set()
 
+    def anew(self) -> Cluster:
+        """The same brokers over connections of its own."""
+        other = Cluster(self.settings, caps=self._caps)
+        other.brokers = dict(self.brokers)  # the bootstrap servers may be away by now
+        return other
+
     async def close(self) -> None:
         """Closes every connection that is kept here."""
         for task in self._asking:

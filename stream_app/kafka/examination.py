@@ -18,7 +18,7 @@ from stream_app.kafka.cluster import MOVED, Cluster, fetch, refusal
 from stream_app.kafka.connection import Connection, KafkaSettings
 from stream_app.kafka.failures import BrokerError, KafkaError, UnreachableError
 from stream_app.kafka.protocol import Api, ErrorCode, Isolation, Leader, Section, Want
-from stream_app.kafka.records import CODEC_MASK, CONTROL, TRANSACTIONAL, Detail, UndecodableError
+from stream_app.kafka.records import CODEC_MASK, CONTROL, TRANSACTIONAL, Detail, SurplusError, UndecodableError
 from stream_app.kafka.wire import NO_UUID
 
 MAX_BYTES = 32 << 20
@@ -321,7 +321,15 @@ class Reading:
                 self._condemned = batch.base
                 return False
             # A damaged header may claim any length.
-            self._add(min(last + 1, follows), Found.UNREADABLE, _facts(view, batch, batch.base, last, batch.records), str(why))
+            facts, stop = _facts(view, batch, batch.base, last, batch.records), min(last + 1, follows)
+            if not isinstance(why, SurplusError):
+                self._add(stop, Found.UNREADABLE, facts, str(why))
+                return True
+            for offset, _, _ in why.records:
+                if self.at <= offset < stop:
+                    self._add(offset, Found.HOLE, facts)
+                    self._add(offset + 1, Found.UNREADABLE, facts, str(why))
+            self._add(stop, Found.HOLE, facts)
             return True
         details.sort(key=lambda one: one.offset)
         first = batch.base if batch.magic >= 2 else details[0].offset if details else batch.base

@@ -17,7 +17,7 @@ from stream_app.kafka.cluster import MOVED, Cluster, fetch, refusal
 from stream_app.kafka.connection import KafkaSettings
 from stream_app.kafka.failures import BrokerError, KafkaError, UnreachableError
 from stream_app.kafka.protocol import EARLIEST, Api, ErrorCode, Isolation, Leader, Section, Want
-from stream_app.kafka.records import CONTROL, UndecodableError
+from stream_app.kafka.records import CONTROL, SurplusError, UndecodableError
 
 MAX_BYTES = 64 << 20
 """Bytes of one look: about half a second of decoding."""
@@ -73,12 +73,13 @@ class Prober:
     ) -> Look:
         """What is at ``runs`` (ascending, disjoint) now; a ``topic_id`` of 16 zero bytes means whatever it is now.
 
-        ``holes`` are offsets in no batch, or in a batch that does not hold them any more. Transaction markers and aborted
-        records lie in a batch, so they are in none of the answer's fields; they are never candidates, because the log
-        reader tells them as absent. Wrong CRCs are ``unreadable`` when wrong on two fresh connections.
+        ``holes`` are offsets in no batch though a later one is there, or in a batch that does not hold them any more.
+        Transaction markers and aborted records lie in a batch, so they are in none of the answer's fields; they are never
+        candidates, because the log reader tells them as absent. Wrong CRCs are ``unreadable`` when wrong on two fresh
+        connections.
 
-        Work ends after ``max_bytes`` fetched or ``timeout`` seconds, and where a consumer of this isolation level can't
-        read yet; ``upto`` says how far it got.
+        Work ends after ``max_bytes`` fetched or ``timeout`` seconds, where a consumer of this isolation level can't read yet,
+        and where the broker gives nothing below its own end; ``upto`` says how far it got.
 
         Raises:
             KafkaError: nothing was found out: brokers out of reach, or another ``topic_id`` by now (a BrokerError with
@@ -177,10 +178,10 @@ class _Looking:
                 self._cluster.renew(leader.node)
                 connection = await self._cluster.connection(leader.node)
             elif self.at == before:
-                # Twice nothing below its own end: there is no batch any more.
+                # Twice nothing below its own end: the broker can't read its log now. What the log lacks is known by the batch
+                # that follows, not by silence.
                 if self._empty_at == self.at:
-                    self._pass_over(bound)
-                    continue
+                    break
                 self._empty_at = self.at
                 await asyncio.sleep(RETRY_S)
         return self.found()
@@ -223,13 +224,11 @@ class _Looking:
                 continue
             try:
                 records = records_of(view, batch)
-            except UndecodableError:
+            except UndecodableError as why:
                 if self._condemned != batch.base:
                     self._condemned = batch.base
                     return False
-                for _, first, stop in self._wanted(self.at, last + 1):
-                    add_run(self._unreadable, first, stop)
-                self._advance(last + 1)
+                self._damaged(last + 1, {one[0] for one in why.records} if isinstance(why, SurplusError) else None)
                 continue
             self._sort_out(batch, records, last + 1)
             decoded += len(records)
@@ -256,6 +255,16 @@ class _Looking:
                 edges[1] = (offset, time)
                 if 0 <= time < edges[2][1]:
                     edges[2] = (offset, time)
+        self._advance(stop)
+
+    def _damaged(self, stop: int, counted: set[int] | None) -> None:
+        """A batch that can't be read ends at ``stop``; ``counted``: its records, where those are known."""
+        for _, first, end in self._wanted(self.at, stop):
+            if counted is None:
+                add_run(self._unreadable, first, end)
+                continue
+            for offset in range(first, end):
+                add_run(self._unreadable if offset in counted else self._holes, offset, offset + 1)
         self._advance(stop)
 
     def _pass_over(self, stop: int) -> None:

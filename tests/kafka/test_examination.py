@@ -191,6 +191,14 @@ def test_a_damaged_batch_is_unreadable_when_damaged_twice() -> None:
     assert (shape(once.pieces), once.at) == ([(0, 2, R)], 2)
 
 
+def test_t27_a_batch_that_counts_fewer_records_than_it_holds() -> None:
+    miscounted = raw_batch(2, b"".join(map(record, range(5))), count=3, delta=4)
+    reading = read([batch(0, 1), miscounted, batch(7, 8)], 0, 9)
+    assert shape(reading.pieces) == [(0, 2, R), (2, 5, Found.UNREADABLE), (5, 7, H), (7, 9, R)]
+    assert reading.pieces[1].why == "its body goes on behind the 3 records that its header counts"
+    assert shape(read([miscounted], 4, 6).pieces) == [(4, 5, Found.UNREADABLE), (5, 6, H)]
+
+
 def test_a_damaged_header_takes_no_more_than_up_to_the_next_batch() -> None:
     longer = bytearray(batch(2, 5))
     longer[23:27] = (1000).to_bytes(4, "big")

@@ -10,6 +10,7 @@ import pytest
 from kafka_cluster import KafkaCluster
 
 from stream_app.core.model import Absent, LogEnds, LogRead, Run
+from stream_app.kafka import evidence
 from stream_app.kafka.batches import add_run
 from stream_app.kafka.connection import KafkaSettings
 from stream_app.kafka.probe import Prober, look
@@ -216,7 +217,9 @@ async def test_records_deleted_in_the_middle_of_a_batch(settings: KafkaSettings,
         assert owner.troubles == []
 
 
-async def test_a_position_above_the_end(settings: KafkaSettings, kit: KafkaKit) -> None:
+async def test_a_position_above_the_end(settings: KafkaSettings, kit: KafkaKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing is known of what was read, time decides; a leader that is no newer than our last record is never believed."""
+    monkeypatch.setattr(evidence, "BELIEVE_WITHOUT_EPOCHS_S", 1.0)
     topic = kit.make_topic()
     kit.produce(topic, 0, 10)
     async with owning(settings) as owner:
@@ -225,8 +228,12 @@ async def test_a_position_above_the_end(settings: KafkaSettings, kit: KafkaKit) 
         assert (cut.position, cut.end_offset) == (25, 10)
         owner.troubles.clear()
         owner.assign(topic, 0, 25, leader_epoch=0)
-        cut = await owner.trouble(TroubleKind.TRUNCATED)
-        assert (cut.position, cut.end_offset, cut.leader_epoch) == (25, 10, 0)
+        told = await owner.trouble(TroubleKind.SUSPECT)
+        assert (told.position, told.end_offset) == (25, None)
+        assert (topic, 0) not in owner.reads
+        await asyncio.to_thread(kit.produce, topic, 0, 20)
+        assert (await owner.read_to(30, topic)).records == ((25, 30),)
+        assert {one.kind for one in owner.troubles} == {TroubleKind.SUSPECT}
 
 
 @pytest.mark.parametrize("codec", ["none", "lz4"])

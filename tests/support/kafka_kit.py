@@ -81,8 +81,17 @@ class KafkaKit:
 
     def set_topic_config(self, topic: str, config: Mapping[str, str]) -> None:
         """Set some of a topic's properties, leaving the others."""
-        entries = [ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in config.items()]
-        _all(self.admin.incremental_alter_configs([ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)]))
+        self._set_config(self.admin, ResourceType.TOPIC, topic, config)
+
+    def set_broker_config(self, node: int, config: Mapping[str, str | None]) -> None:
+        """Set some of a broker's dynamic properties; None takes one back."""
+        # This request must go to that broker, and librdkafka does not connect again for it when the broker was restarted.
+        self._set_config(AdminClient({"bootstrap.servers": self.bootstrap, **_QUIET}), ResourceType.BROKER, str(node), config)
+
+    def _set_config(self, admin: AdminClient, kind: ResourceType, name: str, config: Mapping[str, str | None]) -> None:
+        operation = {True: AlterConfigOpType.DELETE, False: AlterConfigOpType.SET}
+        entries = [ConfigEntry(key, value, incremental_operation=operation[value is None]) for key, value in config.items()]
+        _all(admin.incremental_alter_configs([ConfigResource(kind, name, incremental_configs=entries)]))
 
     def delete_records(self, topic: str, partition: int, before: int) -> int:
         """Have the log begin at offset ``before``; the new log start offset."""
