@@ -34,6 +34,12 @@ FETCH_WAIT_MS = 250
 """Long poll of aiokafka's fetches: how old the knowledge "read to the end" is on an idle partition, at most, beside the network."""
 GETMANY_SECONDS = 0.25
 """Longest wait of one turn of the fetcher."""
+COMMIT_SECONDS = 2.0
+"""One commit at most. aiokafka tries again for as long as an error may pass: that of a deleted topic, until it is made anew, whose
+log has nothing to do with the offset. Meanwhile no other topic's commit would be made."""
+COMMIT_AGAIN_SECONDS = 60.0
+"""What did not move is committed again so often: the broker forgets the commits of a topic that was deleted, and one made anew may
+be as long."""
 
 TAKE_IN_FIRST_SECONDS = 15.0
 TAKE_IN_LAST_SECONDS = 600.0
@@ -264,6 +270,13 @@ class Thread(faust_aiokafka.AIOKafkaConsumerThread):
         """Partitions of these changelogs that the present generation hands to nobody. From any thread."""
         return cast(GroupedAssignor, self._assignor).left_out(changelogs)
 
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        try:
+            async with asyncio.timeout(COMMIT_SECONDS):
+                return await super()._commit(offsets)
+        except TimeoutError:
+            return False
+
     async def rejoin(self) -> None:
         """Ask the group for a new assignment."""
         await self.call_thread(self._rejoin)
@@ -287,6 +300,8 @@ class Consumer(faust_aiokafka.Consumer):
         self._stamps: dict[TP, tuple[int, int]] = {}
         """By observations partition: epoch of its last seek, and the position that the next delivery follows."""
         self._committed: dict[TP, int] = {}
+        self._committed_from = 0.0
+        """When the first of these commits was made."""
         self._wanted: set[str] = set()
         self._subscribed: set[str] = set()
         self._asked_again = (0.0, TAKE_IN_FIRST_SECONDS)
@@ -465,7 +480,11 @@ class Consumer(faust_aiokafka.Consumer):
             return True
 
     async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
-        """Commit what was flushed since the last commit."""
+        """Commit what was flushed since the last commit, now and then also what did not move."""
+        now = time.monotonic()
+        if now - self._committed_from >= COMMIT_AGAIN_SECONDS:
+            self._committed.clear()
+            self._committed_from = now
         assignment = self.assignment() if self._thread._consumer else set()
         due = {
             tp: offset

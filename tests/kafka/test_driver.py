@@ -573,6 +573,37 @@ async def test_commits_are_what_was_flushed(bench: Bench, monkeypatch: pytest.Mo
     assert bench.consumer._committed == {}, "a new assignment commits anew"
 
 
+async def test_what_did_not_move_is_committed_again_now_and_then(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broker forgets the commits of a deleted topic; the one made anew may end at the same offset."""
+    committed: list[dict[TP, int]] = []
+
+    async def commit(offsets: Mapping[TP, int]) -> bool:
+        committed.append(dict(offsets))
+        return True
+
+    monkeypatch.setattr(bench.consumer, "_commit", commit)
+    monkeypatch.setattr(bench.consumer, "assignment", lambda: {LOG})
+    now = [1000.0]
+    monkeypatch.setattr(driver, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    bench.owners.flushed = {LOG: 20}
+    for seconds, made in ((0.0, 1), (driver.COMMIT_AGAIN_SECONDS - 1, 1), (1.0, 2), (1.0, 2)):
+        now[0] += seconds
+        await bench.consumer.force_commit()
+        assert committed == [{LOG: 20}] * made
+
+
+async def test_a_commit_that_never_succeeds_is_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """aiokafka's goes on until a deleted topic is there again."""
+
+    async def commit(self: Any, offsets: Mapping[TP, int]) -> bool:
+        await asyncio.Event().wait()
+        return True
+
+    monkeypatch.setattr(faust_aiokafka.AIOKafkaConsumerThread, "_commit", commit)
+    monkeypatch.setattr(driver, "COMMIT_SECONDS", 0.05)
+    assert not await bench.thread._commit({LOG: 20})
+
+
 async def test_topics_are_not_made_by_faust(bench: Bench) -> None:
     await bench.consumer.create_topic("orders", 1, 1)
     producer = cast(driver.Producer, bench.app.producer)
