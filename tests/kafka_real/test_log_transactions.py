@@ -17,7 +17,7 @@ from tests.support.rig import Rig, eventually
 from tests.support.scene import SINKS, Scene
 
 MILLION = 1_000_000
-NAMES = ("plain", "single", "nine", "committed", "uncommitted", "three", "two_ids", "tail", "from_marker", "from_middle", "hung", "open")
+NAMES = ("plain", "single", "nine", "committed", "uncommitted", "three", "two_ids", "from_marker", "from_middle", "hung", "open")
 TOPICS = SimpleNamespace(**{name: f"{name.replace('_', '-')}-{uuid.uuid4().hex[:8]}" for name in (*NAMES, "copy")})
 
 
@@ -94,8 +94,6 @@ def write_first(kit: KafkaKit) -> None:
         kit.transact(topic, 0, 5, commit=False)
         kit.transact(topic, 0, 3)
         kit.delete_records(topic, 0, before)
-    kit.produce(TOPICS.tail, 0, 10)
-    kit.transactions([TOPICS.tail], 3, 4, abort_every=1)
     write_three(kit, TOPICS.three)
     write_two_ids(kit)
     kit.produce(TOPICS.open, 0, 10)
@@ -169,19 +167,6 @@ def test_T06_two_producer_ids_of_which_one_aborts(scene: Scene) -> None:
     delivered = [one.offset() for one in scene.kit.read(TOPICS.two_ids)]
     assert delivered == [1, 3, 5, 7]
     scene.judge(TOPICS.two_ids, {3, 5}, absent={"transaction_marker": 2, "aborted": 3}, log_read_offset=9)
-
-
-def test_T07_a_tail_of_aborted_transactions(scene: Scene) -> None:
-    """The commit moves past it, and it is not read again after a restart: by then it could not be."""
-    topic, wanted = TOPICS.tail, {"records": 10, "absent": {"transaction_marker": 3, "aborted": 12}, "log_read_offset": 25}
-    scene.await_row(topic, wanted, sink="log")
-    assert scene.await_commit(topic) == 25
-    assert scene.worker.stop() == 0
-    scene.kit.delete_records(topic, 0, 25)
-    scene.worker.start().ready()
-    scene.await_row(topic, wanted | {"state": "ok", "log_start_offset": 25}, sink="log")
-    assert scene.told(topic) == []
-    assert scene.await_commit(topic) == 25
 
 
 @pytest.mark.parametrize(("topic", "first", "aborted"), [(TOPICS.from_marker, 5, 0), (TOPICS.from_middle, 2, 3)], ids=["marker", "middle"])

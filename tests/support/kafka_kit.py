@@ -164,7 +164,7 @@ class KafkaKit:
         self, topic: str, batches: Iterable[Sequence[Written]], partition: int = 0, *, conf: Mapping[str, Any] | None = None
     ) -> None:
         """Write each of ``batches`` as one record batch, in order."""
-        producer = Producer({"bootstrap.servers": self.bootstrap, "linger.ms": 10_000, "enable.idempotence": True, **_QUIET, **(conf or {})})
+        producer = Producer({"bootstrap.servers": self.bootstrap, "linger.ms": 10_000, **_QUIET, **(conf or {})})
         failed: list[KafkaError] = []
 
         def delivered(error: KafkaError | None, message: Message) -> None:
