@@ -486,10 +486,14 @@ class Consumer(faust_aiokafka.Consumer):
             self._committed.clear()
             self._committed_from = now
         assignment = self.assignment() if self._thread._consumer else set()
+        ready = await self.owners.ready_topics()  # without those that were deleted a while ago
         due = {
             tp: offset
             for tp, offset in self.owners.positions().items()
-            if tp in assignment and self._committed.get(tp) != offset and (topics is None or tp in topics or tp.topic in topics)
+            if tp in assignment
+            and tp.topic in ready
+            and self._committed.get(tp) != offset
+            and (topics is None or tp in topics or tp.topic in topics)
         }
         if not due or not await self._commit(due):
             return False

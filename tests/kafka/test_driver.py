@@ -558,9 +558,10 @@ async def test_commits_are_what_was_flushed(bench: Bench, monkeypatch: pytest.Mo
         return answers.pop(0)
 
     monkeypatch.setattr(bench.consumer, "_commit", commit)
-    monkeypatch.setattr(bench.consumer, "assignment", lambda: {LOG, OBSERVATIONS})
+    monkeypatch.setattr(bench.consumer, "assignment", lambda: {LOG, OBSERVATIONS, TP("deleted", 0)})
+    bench.owners.ready = {LOG.topic, OBSERVATIONS.topic}
     assert not await bench.consumer.force_commit(), "nothing was flushed"
-    bench.owners.flushed = {LOG: 0, OBSERVATIONS: 5, TP("orders", 7): 9}
+    bench.owners.flushed = {LOG: 0, OBSERVATIONS: 5, TP("orders", 7): 9, TP("deleted", 0): 3}
     assert await bench.consumer.force_commit()
     assert not await bench.consumer.force_commit(), "nothing new"
     bench.owners.flushed = {LOG: 20, OBSERVATIONS: 5}
@@ -583,6 +584,7 @@ async def test_what_did_not_move_is_committed_again_now_and_then(bench: Bench, m
 
     monkeypatch.setattr(bench.consumer, "_commit", commit)
     monkeypatch.setattr(bench.consumer, "assignment", lambda: {LOG})
+    bench.owners.ready = {LOG.topic}
     now = [1000.0]
     monkeypatch.setattr(driver, "time", SimpleNamespace(monotonic=lambda: now[0]))
     bench.owners.flushed = {LOG: 20}
