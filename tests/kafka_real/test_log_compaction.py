@@ -1,5 +1,7 @@
 """Compaction: batches thinned out, emptied and gone, tombstones and markers that go later, and a sink that is slower than the cleaner."""
 
+# ruff: noqa: N802  # tests carry the ids of the scenarios that they play
+
 from __future__ import annotations
 
 import shutil
@@ -23,6 +25,7 @@ from stream_app.kafka import batches, patches
 from stream_app.kafka.connection import KafkaSettings
 from stream_app.kafka.probe import look
 from stream_app.kafka.protocol import Isolation
+from stream_app.kafka.records import decode_batch
 from tests.support.kafka_kit import KafkaKit, Written
 from tests.support.log_files import gaps_between, headers, is_cleaned
 from tests.support.log_owner import owning
@@ -150,17 +153,13 @@ def halfopen(offsets: Iterable[int]) -> tuple[tuple[int, int], ...]:
     return tuple((first, last + 1) for first, last in runs(offsets))
 
 
-def delivered(kit: KafkaKit, topic: str) -> list[int]:
-    return [offset for one in kit.read(topic) if (offset := one.offset()) is not None]
-
-
 @pytest.mark.parametrize("isolation", list(Isolation))
 async def test_T11_the_reader_and_a_second_look_beside_an_ordinary_consumer(
     kafka: KafkaCluster, scene: Scene, isolation: Isolation
 ) -> None:
     topic = TOPICS.producers
     got = await read_log(kafka, scene.kit, topic, isolation)
-    assert got.records == halfopen(delivered(scene.kit, topic))
+    assert got.records == halfopen(scene.kit.delivered(topic))
     holes = tuple((offset, offset + 1) for first, stop in got.holes for offset in range(first, stop))
     found = await look(settings_of(kafka), topic, 0, got.topic_id, isolation, holes)
     assert (found.upto, found.holes) == (holes[-1][1], got.holes)
@@ -168,7 +167,7 @@ async def test_T11_the_reader_and_a_second_look_beside_an_ordinary_consumer(
 
 def test_T11_batches_that_are_thinned_out_and_gone(kafka: KafkaCluster, scene: Scene) -> None:
     topic = TOPICS.none
-    found, offsets, end = headers(kafka, topic), delivered(scene.kit, topic), scene.kit.offsets(topic)[1]
+    found, offsets, end = headers(kafka, topic), scene.kit.delivered(topic), scene.kit.offsets(topic)[1]
     assert [one for one in found if one.thinned]
     assert gaps_between(found) or found[0].base > 0
     scene.judge(topic, {offsets[2], offsets[-3]}, absent={"compacted": end - len(offsets)}, log_read_offset=end)
@@ -179,7 +178,7 @@ def test_T12_emptied_batches_of_producers_that_are_known_still(kafka: KafkaClust
     topic = TOPICS.producers
     empty = [one for one in headers(kafka, topic) if not one.records and not one.control]
     assert len(empty) >= 5, "one for each producer whose last batch it is, transactional or not"
-    offsets, end = delivered(scene.kit, topic), scene.kit.offsets(topic)[1]
+    offsets, end = scene.kit.delivered(topic), scene.kit.offsets(topic)[1]
     absent = {"compacted": end - len(offsets) - 1, "transaction_marker": 1}
     scene.judge(topic, {offsets[1]}, absent=absent, log_read_offset=end)
 
@@ -188,7 +187,7 @@ def test_T13_an_emptied_marker(scene: Scene) -> None:
     topic = TOPICS.emptied
     end = scene.kit.offsets(topic)[1]
     row = scene.await_row(topic, {"log_read_offset": end, "state": "ok"}, sink="log")
-    assert row["records"] == len(delivered(scene.kit, topic))
+    assert row["records"] == len(scene.kit.delivered(topic))
     assert row["records"] + sum(row["absent"].values()) == end
     assert row["absent"].keys() >= {"compacted", "transaction_marker"}
     assert scene.await_commit(topic) == end
@@ -213,7 +212,7 @@ async def read_by_aiokafka(bootstrap: str, topic: str) -> list[int]:
 async def test_T13_an_emptied_marker_through_aiokafka(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the changelogs, the status and the observations are read with, as it is and as we mend it."""
     bootstrap, topic = scene.rig.bootstrap, TOPICS.emptied
-    assert await read_by_aiokafka(bootstrap, topic) == delivered(scene.kit, topic)
+    assert await read_by_aiokafka(bootstrap, topic) == scene.kit.delivered(topic)
     monkeypatch.setattr(PartitionRecords, "_contains_abort_marker", patches._contains_abort_marker)
     with pytest.raises(KafkaError, match="did not contain any records"):
         await read_by_aiokafka(bootstrap, topic)
@@ -227,7 +226,7 @@ async def test_T14_times_of_batches_whose_base_is_a_delete_horizon(kafka: KafkaC
     times = [one.timestamp()[1] for one in scene.kit.read(topic)]
     assert (got.min_timestamp_ms, got.max_timestamp_ms) == (min(times), max(times))
     assert max(times) < START_MS + 60_000, "not the time of removal"
-    scene.judge(topic, {delivered(scene.kit, topic)[2]})
+    scene.judge(topic, {scene.kit.delivered(topic)[2]})
 
 
 def test_T14_a_sink_that_is_slower_than_the_cleaner(kafka: KafkaCluster, scene: Scene) -> None:
@@ -241,7 +240,7 @@ def test_T14_a_sink_that_is_slower_than_the_cleaner(kafka: KafkaCluster, scene: 
     tombstones = [one.offset() for one in kit.read(topic) if one.value() is None]
     kit.write_batches(topic, rounds(ROUNDS))
     await_cleaned(kafka, [topic])
-    left = delivered(kit, topic)
+    left = kit.delivered(topic)
     assert tombstones
     assert not set(left) & set(tombstones), "they went the second time"
     lost = {left[-2]}
@@ -257,7 +256,7 @@ def test_T14_a_sink_that_is_slower_than_the_cleaner(kafka: KafkaCluster, scene: 
 def test_T15_holes_from_before_first_sight(scene: Scene) -> None:
     """The topic is not compacted any more, and nobody knows that it was: what was there then is not held against the log."""
     topic, kit = TOPICS.flipped, scene.kit
-    offsets, end = delivered(kit, topic), kit.offsets(topic)[1]
+    offsets, end = kit.delivered(topic), kit.offsets(topic)[1]
     scene.judge(topic, {offsets[2]}, absent={"compacted": end - len(offsets)}, log_read_offset=end)
     assert scene.row(topic, sink="log")["missing"] == 0
     assert {one["type"] for one in scene.told(topic)} == {"gap.opened"}
@@ -271,7 +270,7 @@ def test_T15_a_topic_that_is_compacted_from_now_on(kafka: KafkaCluster, scene: S
     scene.await_row(topic, {"observed": 5, "missing": 0})
     kit.set_topic_config(topic, {"cleanup.policy": "compact", **EAGER})
     await_cleaned(kafka, [topic])
-    left = [offset for offset in delivered(kit, topic) if offset > 4]
+    left = [offset for offset in kit.delivered(topic) if offset > 4]
     scene.observer.received(topic, 0, *runs(left[1:]))
     scene.await_row(topic, {"missing": 1, "explained": {"compacted": end - 5 - len(left)}})
     assert scene.missing(topic) == {left[0]}
@@ -301,13 +300,13 @@ def test_T13_emptied_markers_of_our_own_topics(restarted: Scene) -> None:
     """All state was read back from a changelog with one, and the rows from a status topic with one."""
     topic, end = TOPICS.emptied, restarted.kit.offsets(TOPICS.emptied)[1]
     row = restarted.await_row(topic, {"log_read_offset": end, "state": "ok"}, sink="log")
-    assert row["records"] == len(delivered(restarted.kit, topic)), "counted once"
+    assert row["records"] == len(restarted.kit.delivered(topic)), "counted once"
     assert [one for one in restarted.told(topic) if one["sink"] == "log"] == []
 
 
 def test_T15_holes_of_a_compaction_that_was_known_and_is_over(restarted: Scene) -> None:
     topic, kit = TOPICS.away, restarted.kit
-    offsets, end = delivered(kit, topic), kit.offsets(topic)[1]
+    offsets, end = kit.delivered(topic), kit.offsets(topic)[1]
     assert len(offsets) < end
     restarted.judge(topic, {offsets[2]}, absent={"compacted": end - len(offsets)}, log_read_offset=end)
     assert restarted.row(topic, sink="log")["missing"] == 0
@@ -316,11 +315,10 @@ def test_T15_holes_of_a_compaction_that_was_known_and_is_over(restarted: Scene) 
 async def test_T35_only_thinned_batches_are_decompressed(kafka: KafkaCluster, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every codec gives the same runs. A dense topic of each: tests/kafka_real/test_reader.py."""
     calls: list[int] = []
-    decode = batches.decode_batch
 
     def counting(view: memoryview, count: int, base: int, *rest: Any) -> Any:
         calls.append(base)
-        return decode(view, count, base, *rest)
+        return decode_batch(view, count, base, *rest)
 
     monkeypatch.setattr(batches, "decode_batch", counting)
     seen = set()

@@ -1,5 +1,7 @@
 """Where a log begins and ends: retention, deleted records, a tail of aborted transactions; and records that are odd in themselves."""
 
+# ruff: noqa: N802  # tests carry the ids of the scenarios that they play
+
 from __future__ import annotations
 
 import random

@@ -1,5 +1,7 @@
 """A watched topic that is deleted and made anew, and one that grows, while a worker runs and while none does."""
 
+# ruff: noqa: N802  # tests carry the ids of the scenarios that they play
+
 from __future__ import annotations
 
 import threading

@@ -1,5 +1,7 @@
 """Transactions in the log, as a worker tells them: markers, aborted records, and what is open."""
 
+# ruff: noqa: N802  # tests carry the ids of the scenarios that they play
+
 from __future__ import annotations
 
 import subprocess
@@ -135,20 +137,20 @@ def test_T01_a_million_plain_records(scene: Scene) -> None:
 
 def test_T02_a_marker_after_every_record(scene: Scene) -> None:
     """Twenty thousand of them are left to the campaign."""
-    delivered = [one.offset() for one in scene.kit.read(TOPICS.single)]
+    delivered = scene.kit.delivered(TOPICS.single)
     scene.judge(TOPICS.single, {delivered[7], delivered[1_234]}, absent={"transaction_marker": 2_000}, log_read_offset=4_000)
     assert scene.await_commit(TOPICS.single) == 4_000
 
 
 def test_T03_a_marker_after_nine_records(scene: Scene) -> None:
-    delivered = [one.offset() for one in scene.kit.read(TOPICS.nine)]
+    delivered = scene.kit.delivered(TOPICS.nine)
     scene.judge(TOPICS.nine, delivered[100:120], absent={"transaction_marker": 200}, log_read_offset=2_000)
     assert scene.await_commit(TOPICS.nine) == 2_000
 
 
 def test_T04_every_third_transaction_aborted(scene: Scene) -> None:
     """Aborted records are absent for those who read what is committed, and records for those who read all."""
-    delivered = [one.offset() for one in scene.kit.read(TOPICS.committed)]
+    delivered = scene.kit.delivered(TOPICS.committed)
     assert len(delivered) == 100
     scene.judge(TOPICS.committed, {delivered[9], delivered[10]}, absent={"transaction_marker": 30, "aborted": 50})
     scene.judge(TOPICS.uncommitted, {12}, isolation="read_uncommitted", absent={"transaction_marker": 30}, records=150)
@@ -164,7 +166,7 @@ def test_T05_one_producer_id_commits_aborts_commits(scene: Scene) -> None:
 
 
 def test_T06_two_producer_ids_of_which_one_aborts(scene: Scene) -> None:
-    delivered = [one.offset() for one in scene.kit.read(TOPICS.two_ids)]
+    delivered = scene.kit.delivered(TOPICS.two_ids)
     assert delivered == [1, 3, 5, 7]
     scene.judge(TOPICS.two_ids, {3, 5}, absent={"transaction_marker": 2, "aborted": 3}, log_read_offset=9)
 

@@ -1,5 +1,7 @@
 """The log reader while brokers stop, topics are made anew, logs are truncated, and segments are damaged on disk."""
 
+# ruff: noqa: N802  # tests carry the ids of the scenarios that they play
+
 from __future__ import annotations
 
 import asyncio
@@ -35,7 +37,7 @@ def settings_for(cluster: KafkaCluster) -> KafkaSettings:
 
 
 @pytest.mark.parametrize("n", [3, 40])
-async def test_a_topic_deleted_and_created_anew(kafka: KafkaCluster, kit: KafkaKit, n: int) -> None:
+async def test_T20_T21_a_topic_deleted_and_created_anew(kafka: KafkaCluster, kit: KafkaKit, n: int) -> None:
     """Shorter than the position, or longer, so that no offset is out of range."""
     topic = kit.make_topic()
     kit.produce(topic, 0, 20)

@@ -246,6 +246,10 @@ class KafkaKit:
         finally:
             consumer.close()
 
+    def delivered(self, topic: str, partition: int = 0, *, isolation: str = "read_committed") -> list[int]:
+        """The offsets of :meth:`read`."""
+        return [offset for one in self.read(topic, partition, isolation=isolation) if (offset := one.offset()) is not None]
+
 
 def _read_to(consumer: Consumer, stop: int) -> list[Message]:
     found: list[Message] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +46,7 @@ def headers(cluster: KafkaCluster, topic: str, partition: int = 0) -> list[Heade
 
 def gaps_between(found: list[Header]) -> list[tuple[int, int]]:
     """Offsets that no batch covers, half-open, between the first and the last batch."""
-    return [(one.stop, next_.base) for one, next_ in zip(found, found[1:], strict=False) if one.stop < next_.base]
+    return [(one.stop, next_.base) for one, next_ in pairwise(found) if one.stop < next_.base]
 
 
 def is_cleaned(cluster: KafkaCluster, topic: str, partition: int = 0) -> bool:

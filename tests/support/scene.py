@@ -67,8 +67,7 @@ class Scene:
 
         ``wanted``: other fields of the row.
         """
-        delivered = {offset for one in self.kit.read(topic, isolation=isolation) if (offset := one.offset()) is not None}
-        lost = set(lost)
+        delivered, lost = set(self.kit.delivered(topic, isolation=isolation)), set(lost)
         assert lost < delivered
         assert min(delivered) < min(lost) <= max(lost) < max(delivered), "the sink's floor and horizon are what it received"
         self.observer.received(topic, 0, *runs(delivered - lost))
@@ -78,10 +77,10 @@ class Scene:
 
 def runs(offsets: Iterable[int]) -> list[Closed]:
     """Closed runs."""
-    found: list[list[int]] = []
+    found: list[Closed] = []
     for offset in sorted(offsets):
         if found and found[-1][1] == offset - 1:
-            found[-1][1] = offset
+            found[-1] = [found[-1][0], offset]
         else:
             found.append([offset, offset])
     return found
