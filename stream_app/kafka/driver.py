@@ -244,20 +244,17 @@ class Thread(faust_aiokafka.AIOKafkaConsumerThread):
             no_op = ConsumerRecord(tp.topic, tp.partition, last, 0, 0, NO_OP_KEY, b"", None, len(NO_OP_KEY), 0, ())
             fetched.records.setdefault(tp, []).append(no_op)
 
-    async def seek_paused(self, tp: TP, offset: int | None) -> tuple[int, int]:
-        """Pause and seek (None: to the beginning); the position, and the epoch of what is fetched from there."""
-        return cast(tuple[int, int], await self.call_thread(self._seek_paused, tp, offset))
+    async def seek_paused(self, tp: TP, position: int) -> int:
+        """Pause and seek; the epoch of what is fetched from there."""
+        return cast(int, await self.call_thread(self._seek_paused, tp, position))
 
-    async def _seek_paused(self, tp: TP, offset: int | None) -> tuple[int, int]:
+    async def _seek_paused(self, tp: TP, position: int) -> int:
         consumer = self._ensure_consumer()
         part = TopicPartition(tp.topic, tp.partition)
         consumer.pause(part)
         self._sent_ms.pop(part, None)
-        beginning = (await consumer.beginning_offsets([part]))[part]
-        end = (await consumer.end_offsets([part]))[part]
-        position = beginning if offset is None else max(min(offset, end), beginning)  # beyond either, aiokafka resets without a word
         consumer.seek(part, position)
-        return cast(int, position), self._sought(tp)
+        return self._sought(tp)
 
     async def resume_input(self, tp: TP) -> None:
         """Let it be fetched."""
@@ -366,15 +363,13 @@ class Consumer(faust_aiokafka.Consumer):
         """Recovery is complete: whoever owns partitions loads them and seeks its inputs."""
         self.owners.begin(self._watched(self.assignment()))
 
-    async def seek_input(self, tp: TP, offset: int | None) -> int:
-        """Position an observations partition; returns the position.
+    async def seek_input(self, tp: TP, position: int) -> None:
+        """Position an observations partition, inside its log: beyond either end aiokafka would reset without a word.
 
         It is resumed only after the stamp is set: records fetched from the new position can't be taken for stale ones.
         """
-        position, epoch = await self._thread.seek_paused(tp, offset)
-        self._stamps[tp] = (epoch, position)
+        self._stamps[tp] = (await self._thread.seek_paused(tp, position), position)
         await self._thread.resume_input(tp)
-        return position
 
     async def on_stop(self) -> None:
         """Flush what is owned before the membership is given up."""
