@@ -85,7 +85,8 @@ def write_producers(kit: KafkaKit) -> None:
     producer.produce(TOPICS.producers, b"value", b"4", 0, timestamp=START_MS + 4)
     producer.commit_transaction(30)
     producer.close()
-    kit.write_batches(TOPICS.producers, rounds(first=3_660))  # later than the marker, whose time is now
+    since = int(time.time() * 1000) - START_MS
+    kit.write_batches(TOPICS.producers, rounds(first=2 * (since // 2_000) + 60))  # later than the marker, whose time is now
 
 
 def await_cleaned(cluster: KafkaCluster, topics: Iterable[str]) -> None:
