@@ -39,7 +39,7 @@ def _row(ledger: Ledger, sink: SinkState, now_ms: int) -> Row:
         reason=None if heard else "never heard of in this partition",
         log_start_offset=log.start,
         log_read_offset=log.read,
-        log_end_offset=log.end,
+        log_end_offset=log.bound,
         floor_offset=log.origin if is_log else sink.floor,
         horizon_offset=log.read if is_log else sink.horizon,
         records=log.records,

@@ -263,9 +263,9 @@ def create_app(config: Config, existing: Iterable[str] = ()) -> GapstreamApp:
 
 
 def _wire_owners(app: GapstreamApp, plan: Plan, reader: LogReader, topics: Topics, clock_ms: Any) -> None:
-    async def seek(tp: TP, offset: int | None) -> int:
+    async def seek(tp: TP, position: int) -> None:
         assert isinstance(app.consumer, Consumer)
-        return await app.consumer.seek_input(tp, offset)
+        await app.consumer.seek_input(tp, position)
 
     async def rejoin() -> None:
         assert isinstance(app.consumer, Consumer)

@@ -138,7 +138,7 @@ def test_records_without_a_time_have_none() -> None:
 # ---------------------------------------------------------------------------------------------------- compaction
 
 
-def test_a_hole_of_a_billion_offsets_costs_nothing() -> None:
+def test_T43_a_hole_of_a_billion_offsets_costs_nothing() -> None:  # noqa: N802  # the id of a scenario
     tracemalloc.start()
     try:
         got = parse(batch(0, 9) + batch(1_000_000_000, 1_000_000_009))

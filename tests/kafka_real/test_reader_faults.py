@@ -1,5 +1,7 @@
 """The log reader while topics are made anew or grow, and while a follower answers in the leader's place."""
 
+# ruff: noqa: N802  # tests carry the ids of the scenarios that they play
+
 from __future__ import annotations
 
 import asyncio
@@ -28,7 +30,7 @@ def settings_for(cluster: KafkaCluster) -> KafkaSettings:
 
 
 @pytest.mark.parametrize("n", [3, 40])
-async def test_a_topic_deleted_and_created_anew(kafka: KafkaCluster, kit: KafkaKit, n: int) -> None:
+async def test_T20_T21_a_topic_deleted_and_created_anew(kafka: KafkaCluster, kit: KafkaKit, n: int) -> None:
     """Shorter than the position, or longer, so that no offset is out of range."""
     topic = kit.make_topic()
     kit.produce(topic, 0, 20)
