@@ -116,6 +116,7 @@ class LogCampaign:
         places = [place for topic in self.topics for place in topic.places]
         self.archive = Archive(Dumper(self.cluster), places)
         self.mix = Mix(self.cluster.bootstrap, self.topics, self.rng, f"run-{self.seed}")
+        self.archive.written = self.mix.written
         self.live = self._subject("live")
         self.late = self._subject("late")
         self.made = self.mix.made

@@ -16,7 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from tests.campaign.verdicts import ABORTED, RECORD
+from tests.support.dump_log import Where
 
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 PATIENCE_S = 120.0
@@ -34,6 +37,9 @@ TRANSACTIONAL = 5
 _ROOT = Path(__file__).resolve().parents[2]
 
 Step = Callable[[], None]
+Noted = Callable[[KafkaError | None, Message], None]
+Delivered = tuple[str, int, int]
+"""Topic, partition and offset of a record that the broker acknowledged."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,8 @@ class Transactional:
     codec: str
     producer: Producer
     open: bool = False
+    delivered: list[Delivered] = field(default_factory=list)
+    """Of its present transaction."""
 
 
 @dataclass
@@ -83,6 +91,10 @@ class Mix:
     """Makes transactional ids of different runs differ."""
     made: Counter[str] = field(default_factory=Counter)
     """What was really done, by its name."""
+    _delivered: list[Delivered] = field(default_factory=list)
+    _decided: list[tuple[list[Delivered], int]] = field(default_factory=list)
+    """Of transactions that have ended, with what became of their records; reports of delivery may still come."""
+    _written: dict[Where, dict[int, int]] = field(default_factory=dict)
     _plain: dict[tuple[str, bool], Producer] = field(default_factory=dict)
     _transactional: list[Transactional] = field(default_factory=list)
     _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -152,10 +164,21 @@ class Mix:
             left = producer.flush(PATIENCE_S)
             assert left == 0, f"{left} records were not delivered within {PATIENCE_S:g} s"
 
+    def written(self) -> dict[Where, dict[int, int]]:
+        """What is known of compacted partitions by those who wrote them: the kind of each acknowledged record whose transaction has ended.
+
+        Of records that were written twice, by a retry, one is known only.
+        """
+        for delivered, kind in [(self._delivered, RECORD), *self._decided]:
+            for topic, partition, offset in delivered:
+                self._written.setdefault((topic, partition), {})[offset] = kind
+            delivered.clear()
+        return self._written
+
     def write_batch(self, place: tuple[str, int]) -> None:
         """One batch of some size."""
         producer = self._producer(self.rng.choice(CODECS), True)
-        self._records(producer, place, self.rng.randrange(20, 200), self.rng.random())
+        self._records(producer, place, self.rng.randrange(20, 200), self.rng.random(), self._delivered)
         assert producer.flush(PATIENCE_S) == 0
 
     def write_one_each(self) -> None:
@@ -174,7 +197,7 @@ class Mix:
 
         def step() -> None:
             producer = self._producer(codec, idempotent)
-            self._records(producer, place, number, seed)
+            self._records(producer, place, number, seed, self._delivered)
             if flush:
                 producer.flush(2.0)
             self.made[f"{'idempotent' if idempotent else 'plain'} writes"] += 1
@@ -201,9 +224,9 @@ class Mix:
             def write() -> None:
                 if not one.open:
                     one.producer.begin_transaction()
-                    one.open = True
+                    one.open, one.delivered = True, []
                 for place, number, seed in parts:
-                    self._records(one.producer, place, number, seed)
+                    self._records(one.producer, place, number, seed, one.delivered)
                 one.producer.flush(5.0)
 
             self._guarded(one, write)
@@ -216,6 +239,7 @@ class Mix:
                 return
             if self._guarded(one, lambda: self._patiently(one.producer.commit_transaction if commit else one.producer.abort_transaction)):
                 self.made["transactions committed" if commit else "transactions aborted"] += 1
+                self._decided.append((one.delivered, RECORD if commit else ABORTED))
             one.open = False
 
         return step
@@ -246,11 +270,16 @@ class Mix:
                 if not exc.args[0].retriable() or time.monotonic() > deadline:
                     raise
 
-    def _records(self, producer: Producer, place: tuple[str, int], number: int, seed: float) -> None:
-        """Records of mixed sizes; on compacted topics with few keys and some tombstones."""
+    def _records(self, producer: Producer, place: Where, number: int, seed: float, delivered: list[Delivered]) -> None:
+        """Records of mixed sizes; on compacted topics with few keys and some tombstones, and ``delivered`` where they ended up."""
+
+        def noted(error: KafkaError | None, message: Message) -> None:
+            offset = message.offset()
+            if error is None and offset is not None and offset >= 0:
+                delivered.append((*place, offset))
+
         rng = random.Random(seed)
-        topic, partition = place
-        compacts = next(one for one in self.topics if one.name == topic).compacts
+        compacts = next(one for one in self.topics if one.name == place[0]).compacts
         for _ in range(number):
             key = f"k{rng.randrange(KEYS)}".encode() if compacts or rng.random() < 0.3 else None
             at = rng.randrange(LARGE_VALUE - 200)
@@ -259,17 +288,18 @@ class Mix:
                 value = None
             elif number < 12 and rng.random() < 0.02:
                 value = self._payload
-            self._produce(producer, topic, value, key, partition)
+            self._produce(producer, place, value, key, noted if compacts else None)
 
-    def _produce(self, producer: Producer, topic: str, value: bytes | None, key: bytes | None, partition: int) -> None:
+    def _produce(self, producer: Producer, place: Where, value: bytes | None, key: bytes | None, noted: Noted | None) -> None:
+        topic, partition = place
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
-                producer.produce(topic, value, key, partition)
+                producer.produce(topic, value, key, partition, on_delivery=noted)
                 producer.poll(0)
                 return
             except BufferError:  # the broker is down, or slower than we are
-                assert time.monotonic() < deadline, f"{topic}/{partition} took no records for {PATIENCE_S:g} s"
+                assert time.monotonic() < deadline, f"no record was taken for {PATIENCE_S:g} s"
                 producer.poll(0.2)
 
     def _some_places(self) -> list[tuple[str, int]]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from tests.campaign.verdicts import ABORTED, BARE, HOLE, MARKER, RECORD, Files, Kinds, read_files, runs, where
+from tests.campaign.verdicts import ABORTED, BARE, HOLE, MARKER, OPEN, RECORD, UNSEEN, Files, Kinds, read_files, runs, where
 from tests.support.dump_log import DumpedBatch, Dumper, Where
 
 ISOLATIONS = ("read_committed", "read_uncommitted")
@@ -91,12 +91,23 @@ def with_received(kinds: Kinds, isolation: str, received: Mapping[str, Sequence[
     return known
 
 
+def with_written(kinds: Kinds, isolation: str, written: Mapping[int, int], stop: int) -> Kinds:
+    """The files as they were, and beside them, below ``stop``, what those who wrote since know of it."""
+    known = bytearray(kinds) + bytearray([UNSEEN]) * (stop - len(kinds))
+    for offset, kind in written.items():
+        if offset < stop and known[offset] in (UNSEEN, OPEN):
+            known[offset] = kind if isolation == "read_committed" else RECORD
+    return known
+
+
 @dataclass
 class Archive:
     """The files of all partitions, read now and then; counts what was seen in them for the first time."""
 
     dumper: Dumper
     places: list[Where]
+    written: Callable[[], Mapping[Where, Mapping[int, int]]] = dict
+    """What those who wrote know of some partitions: the kind by offset."""
     seen: Counter[str] = field(default_factory=Counter)
     """What the files show to have been mixed, by its name."""
     latest: dict[Where, Files] = field(default_factory=dict)

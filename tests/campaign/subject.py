@@ -10,7 +10,7 @@ from typing import Any
 from stream_app.core.ledger import Ledger
 from tests.campaign.changelogs import Changelogs
 from tests.campaign.mix import Topic
-from tests.campaign.oracles import ISOLATIONS, Archive, Received, disagree, receive, with_received
+from tests.campaign.oracles import ISOLATIONS, Archive, Received, disagree, receive, with_received, with_written
 from tests.campaign.reporter import SINK, Reporter
 from tests.campaign.verdicts import (
     ABORTED,
@@ -129,13 +129,14 @@ class Subject:
             stops[isolation] = {place: max(end, first[place]) for place, end in ends.items()}
             received[isolation] = receive(self.kit.bootstrap, isolation, first, stops[isolation])
         files = self.archive.read()
+        written = self.archive.written()
         for place, ledger in ledgers.items():
             for isolation in ISOLATIONS:
                 kinds, stop = files[place].of(isolation), stops[isolation][place]
                 faults = disagree(received[isolation][place].offsets, kinds, first[place], stop, self.compacts[place])
                 self._differ(place, *(f"oracles under {isolation}: {fault}" for fault in faults))
             isolation = self.isolation[place]
-            was = before[place].of(isolation) if place in before else b""
+            was = with_written(before[place].of(isolation) if place in before else b"", isolation, written.get(place, {}), files[place].end)
             got = {level: received[level][place].offsets for level in ISOLATIONS}
             self._ask_why(place, files[place])
             self._compare(place, ledger, was, with_received(files[place].of(isolation), isolation, got, stops[isolation][place]))

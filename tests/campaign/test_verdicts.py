@@ -8,7 +8,7 @@ import pytest
 
 from stream_app.core.ledger import Ledger
 from stream_app.core.model import Absent, LogRead
-from tests.campaign.oracles import disagree, with_received
+from tests.campaign.oracles import disagree, with_received, with_written
 from tests.campaign.verdicts import Span, compare, gaps_of, read_files, read_ledger, runs, show, where
 from tests.support.dump_log import DumpedBatch, DumpError, parse
 
@@ -117,6 +117,15 @@ def test_what_consumers_got_before_compaction_took_it_is_known() -> None:
     got = {"read_committed": [1], "read_uncommitted": [1, 2, 4]}
     assert show(with_received(b"CCCRC", "read_committed", got, 4)) == "CRARC"
     assert show(with_received(b"CCCRC", "read_uncommitted", got, 4)) == "CRRRC"
+
+
+def test_what_was_written_since_the_files_were_read_is_known() -> None:
+    written = {0: ord("A"), 1: ord("R"), 3: ord("R"), 4: ord("A"), 9: ord("R")}
+    assert show(with_written(b"RO", "read_committed", written, 6)) == "RR?RA?"
+    assert show(with_written(b"RR", "read_uncommitted", written, 6)) == "RR?RR?"
+    assert compare(b"RC?"[:2], b"RR", b"CC", Span(0, 2, True)).differences == []
+    found = compare(b"RRCR", b"AR??", b"CCCC", Span(0, 4, True))
+    assert (len(found.differences), found.loose) == (1, 2)
 
 
 def test_gaps_are_as_a_user_sees_them() -> None:

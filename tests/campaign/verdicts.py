@@ -16,6 +16,8 @@ RECORD, MARKER, ABORTED, HOLE = b"RMAC"
 """``C``: in no batch, or in one that holds it no more: compacted, where compaction is allowed."""
 OPEN, BARE = b"OB"
 """Of the files only: of a transaction without an end yet; of a control batch that lost its record to compaction."""
+UNSEEN = b"?"[0]
+"""Of an earlier look at the files only: written since."""
 LOG_HOLE, UNREADABLE, UNREAD, BEFORE = b"HXU."
 """Of the product only: an unexplained hole; damaged; removed before it was read; below the first offset that it saw."""
 
@@ -142,7 +144,7 @@ def compare(said: Kinds, before: Kinds, after: Kinds, span: Span) -> Compared:
             continue
         for offset in range(first, stop):
             mine, now = said[offset], after[offset]
-            then = before[offset] if offset < len(before) else None
+            then = before[offset] if offset < len(before) and before[offset] != UNSEEN else None
             allowed = _allowed(now, then, span.compacts or offset < span.removed[2])
             if allowed is None:
                 found.loose += 1
