@@ -7,11 +7,15 @@ import re
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Producer
+from kafka_cluster import KafkaCluster
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.campaign.log_faults import Found, clean_moves, kills_and_pauses, unclean_elections
 from tests.campaign.mix import Mix, Topic
 from tests.campaign.oracles import Archive
 from tests.campaign.scenario import Ground, Outcome, Scenario
@@ -254,6 +258,11 @@ def _kill_after(ground: Ground, mix: Mix | None, subject: Subject) -> None:
     subject.start()
 
 
+def on_three(run: Callable[[KafkaCluster, Path, random.Random], Found]) -> Callable[[Ground], Outcome]:
+    """A scenario of three brokers."""
+    return lambda ground: Outcome(*run(ground.three, ground.folder, ground.rng))
+
+
 _TAIL = "a tail of aborted ones: no lag, nothing missing"
 SCENARIOS: tuple[Scenario, ...] = (
     Scenario("T02", f"20,000 transactions of one record, {_TAIL}", lambda ground: many_commits(ground, 1)),
@@ -263,5 +272,12 @@ SCENARIOS: tuple[Scenario, ...] = (
         lambda ground: many_commits(ground, 9),
     ),
     Scenario("T09", "a transaction open for 5 minutes while others write: open, not missing", open_transaction),
+    Scenario(
+        "T28",
+        "unclean elections of a replica that lags, the worker running, frozen or killed: exactly what was lost",
+        on_three(unclean_elections),
+    ),
+    Scenario("T30", "50 clean moves of leaders under load: no alert", on_three(clean_moves)),
+    Scenario("T32", "four minutes of brokers killed and frozen: no alert", on_three(kills_and_pauses)),
     Scenario("T39", "kill -9 at 100 random moments, both isolation levels: no false gap, no repeat, each event once", kills),
 )
