@@ -274,7 +274,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("T09", "a transaction open for 5 minutes while others write: open, not missing", open_transaction),
     Scenario(
         "T28",
-        "unclean elections of a replica that lags, the worker running, frozen or killed: exactly what was lost",
+        "unclean elections, the worker running, frozen or killed: exactly what was lost",
         on_three(unclean_elections),
     ),
     Scenario("T30", "50 clean moves of leaders under load: no alert", on_three(clean_moves)),
