@@ -71,6 +71,10 @@ class Ledger:
     """Whether records count by the last stable offset; under read_uncommitted nobody tells where it is."""
     unnamed_to: int = 0
     """Observations below this offset of theirs are taken only if they name the topic id: the topic was re-created about then."""
+    reborn: bool = False
+    """Whether the topic was re-created since it was first seen."""
+    mirrored: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """By partition of a topic of copies that is this partition's to read: where it is read on, and the sequence of the next report."""
     partitions: int = 0
     """How many partitions the topic had when this one was first seen; 0: not known."""
     epoch: int = 0
@@ -409,7 +413,7 @@ class Ledger:
         """
         log_start, log_end = ends.log_start, ends.high_watermark
         self.epoch += 1
-        self.partitions = partitions
+        self.partitions, self.reborn, self.mirrored = partitions, True, {}
         for sink in self.sinks.values():
             self._close_truncated(sink, sink.truncate(0), now_ms, "the topic was re-created")
         self._tell(EventType.LOG_RECREATED, self.sinks[LOG_SINK], now_ms, reason=f"its id is {topic_id_text(topic_id)} now")

@@ -67,6 +67,8 @@ class Head(msgspec.Struct, array_like=True):
     open_since_ms: int | None
     partitions: Count
     unnamed_to: Offset
+    reborn: bool
+    mirrored: dict[str, tuple[Offset, Count]]
 
 
 class SinkHead(msgspec.Struct, array_like=True):
@@ -230,6 +232,7 @@ class StateCodec:
         heard = (head.observed_to, head.observations_id, head.broker_ms)
         ledger = Ledger(topic, self.partition, head.birth, log, known, sinks, *heard)
         ledger.partitions, ledger.unnamed_to = head.partitions, head.unnamed_to
+        ledger.reborn, ledger.mirrored = head.reborn, head.mirrored
         ledger.configure(policies, now_ms)
         return ledger
 
@@ -304,6 +307,8 @@ def _head(ledger: Ledger) -> Head:
         log.open_since_ms,
         ledger.partitions,
         ledger.unnamed_to,
+        ledger.reborn,
+        ledger.mirrored,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import faust
@@ -17,6 +17,7 @@ from mode import Service
 from stream_app.config import Config
 from stream_app.core.model import WorkerRecord
 from stream_app.kafka.assignor import GroupedAssignor
+from stream_app.kafka.copies import CopyReader
 from stream_app.kafka.driver import Consumer, Transport
 from stream_app.kafka.failures import KafkaError
 from stream_app.kafka.names import TopicNames
@@ -29,6 +30,7 @@ from stream_app.service.backend import Backend
 from stream_app.service.context import Context
 from stream_app.service.explain import Explainer
 from stream_app.service.metrics import Counters, Metrics
+from stream_app.service.mirrors import Mirror
 from stream_app.service.owners import OwnedPartitions
 from stream_app.service.plan import Plan
 from stream_app.service.plan import plan as make_plan
@@ -98,9 +100,12 @@ class GapstreamApp(faust.App):
 class ClusterService(Service):
     """Waits for brokers, sees to the internal topics, and keeps what runs beside Faust: log reader, status, signs of life."""
 
-    def __init__(self, app: GapstreamApp, plan: Plan, topics: Topics, reader: LogReader, clock_ms: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, app: GapstreamApp, plan: Plan, topics: Topics, reader: LogReader, copies: Sequence[CopyReader], clock_ms: Any, **kwargs: Any
+    ) -> None:
         """Started after the web server and before Faust's producer."""
         super().__init__(**kwargs)
+        self._copies = copies
         self._app, self._plan, self._topics, self._reader, self._clock_ms = app, plan, topics, reader, clock_ms
         self.trouble: str | None = "starting"
         """Why the cluster is not usable now; None when it is."""
@@ -119,6 +124,8 @@ class ClusterService(Service):
         if self.should_stop:
             return
         await self._reader.start()
+        for copies in self._copies:
+            copies.start()
         self._app.wire_owners(self.cluster_id)
         self._status.start()
         self._life.start()
@@ -204,6 +211,8 @@ class ClusterService(Service):
         await self._life.stop()
         await self._status.stop()
         await self._reader.stop()
+        for copies in self._copies:
+            await copies.stop()
 
 
 def create_app(config: Config, existing: Iterable[str] = ()) -> GapstreamApp:
@@ -244,13 +253,18 @@ def create_app(config: Config, existing: Iterable[str] = ()) -> GapstreamApp:
     topics = Topics(plan.confluent, plan.app_id, plan.internal)
     rules = {topic: one.rules for topic, one in plan.topics.items()}
     app.owners = OwnedPartitions(reader, app.topic_names, rules, app.kafka_connection, clock_ms)
-    app.cluster = ClusterService(app, plan, topics, reader, clock_ms)
+    mirrors = {
+        topic: [Mirror(copy.sink, copy.status, copy.reason, CopyReader(copy.where)) for copy in one.copies]
+        for topic, one in plan.topics.items()
+    }
+    copies = [mirror.reader for each in mirrors.values() for mirror in each]
+    app.cluster = ClusterService(app, plan, topics, reader, copies, clock_ms)
     app.state_tables = {topic: StateTable(app, topic) for topic in plan.topics}
     for table in app.state_tables.values():
         app.tables.add(table)
     for names in app.topic_names.values():
         add_agents(app, names, app.owners)
-    _wire_owners(app, plan, reader, topics, clock_ms)
+    _wire_owners(app, plan, reader, topics, mirrors, clock_ms)
     metrics = Metrics(
         app.owners.rows, app.telemetry.counters, app.view, clock_ms, granularity=config.metrics.granularity, labels=config.metrics.labels
     )
@@ -262,7 +276,9 @@ def create_app(config: Config, existing: Iterable[str] = ()) -> GapstreamApp:
     return app
 
 
-def _wire_owners(app: GapstreamApp, plan: Plan, reader: LogReader, topics: Topics, clock_ms: Any) -> None:
+def _wire_owners(
+    app: GapstreamApp, plan: Plan, reader: LogReader, topics: Topics, mirrors: Mapping[str, Sequence[Mirror]], clock_ms: Any
+) -> None:
     async def seek(tp: TP, offset: int | None) -> int:
         assert isinstance(app.consumer, Consumer)
         return await app.consumer.seek_input(tp, offset)
@@ -280,7 +296,7 @@ def _wire_owners(app: GapstreamApp, plan: Plan, reader: LogReader, topics: Topic
     port = KafkaPort(plan.reader, reader, topics, app.topic_names, readings, clock_ms, seek, app.view.rows_of)
 
     def wire(cluster_id: str) -> None:
-        context = Context(plan.app_id, plan.instance, cluster_id, port, app.telemetry, clock_ms, app.owners.lost)
+        context = Context(plan.app_id, plan.instance, cluster_id, port, app.telemetry, clock_ms, mirrors, app.owners.lost)
         app.owners.wire(context, lambda topic: app.state_tables[topic].store, drop, rejoin)
 
     app.wire_owners = wire

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from stream_app.core.model import Epochs, LogEnds, Look, Runs
 from stream_app.core.sink import Policy
 from stream_app.core.state import Changes
 from stream_app.kafka.topics import TopicConfig
 from stream_app.service.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from stream_app.service.mirrors import Mirror
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,8 @@ class TopicFacts:
     topic_id: bytes
     observations_id: bytes
     partitions: int
+    observed_partitions: int
+    """Of the observations topic, which grows after the watched one."""
     compacted: bool | None
     """cleanup.policy holds ``compact``; None: could not be asked."""
     retention_ms: int | None
@@ -93,5 +98,7 @@ class Context:
     port: Port
     telemetry: Telemetry
     clock_ms: Callable[[], int]
+    mirrors: Mapping[str, Sequence[Mirror]]
+    """By watched topic: the topics that are sinks of it, and their dead letters."""
     on_lost: Callable[[str, int], None]
     """Called once when a partition's flush was lost: have the group assign anew."""

@@ -24,6 +24,7 @@ from stream_app.kafka.trouble import Trouble, TroubleKind
 from stream_app.kafka.writer import FencedWriter, OutRecord, WriterLost
 from stream_app.service.context import Context, Store, TopicFacts, TopicRules, Unavailable
 from stream_app.service.holes import seen_again
+from stream_app.service.mirrors import collect, leave
 from stream_app.service.status import StatusPages
 from stream_app.sinks.observation import Rejected, RejectReason, parse
 
@@ -47,6 +48,7 @@ class PartitionOwner:
         """Made at assignment; nothing happens before :meth:`fence`."""
         self.context, self.names, self.partition, self.rules = context, names, partition, rules
         self.topic = names.watched
+        self._mirrors = context.mirrors.get(names.watched, ())
         self.trouble: str | None = "state is being recovered"
         """Why this partition is not worked on; None when it is."""
         self.flushed_read: int | None = None
@@ -64,6 +66,7 @@ class PartitionOwner:
         self._halt: Trouble | None = None
         self._suspect: LogRead | None = None
         self._observations_changed = False
+        self._copied: list[OutRecord] = []
         self._flushing: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._flushed_at = -math.inf
@@ -103,7 +106,10 @@ class PartitionOwner:
             await self._writer.stop()
 
     def _forget(self, trouble: str) -> None:
+        if self._ledger is not None:
+            leave(self.partition, self._ledger, self._mirrors)
         self._ledger = None
+        self._copied.clear()
         self.rows, self.clean_end_read_ms = [], None
         self.flushed_read = self.flushed_observed = None
         self.trouble = trouble
@@ -123,6 +129,7 @@ class PartitionOwner:
                     await self._mend()
                     await self._hear_anew()
                     await self._look_at_holes()
+                    await self._read_copies()
                     await self._settle()
                 except Unavailable as exc:
                     self.context.telemetry.unavailable(self.topic, self.partition, str(exc))
@@ -305,6 +312,11 @@ class PartitionOwner:
         await self._hear(ledger)
         self._observations_changed = False
 
+    async def _read_copies(self) -> None:
+        """What topics of copies said, to be written with the ledger that notes how far they were read."""
+        if self._ledger is not None:
+            await collect(self.context.port, self.names, self.partition, self._ledger, self._mirrors, self._copied)
+
     # --- folding ------------------------------------------------------------------------------------------------------
 
     def fold_log(self, read: LogRead) -> None:
@@ -471,7 +483,8 @@ class PartitionOwner:
             return
         now = context.clock_ms()
         rows = report.rows(ledger, now)
-        records = self._state_records(changes) + self._event_records(ledger, told) + self._pages.records(ledger, rows)
+        copied, self._copied = self._copied, []
+        records = self._state_records(changes) + self._event_records(ledger, told) + copied + self._pages.records(ledger, rows)
         last = await self._writer.write(records, self.names.changelog)
         if last is not None:
             self._store.put(self.partition, changes, last)

@@ -67,7 +67,9 @@ class KafkaPort:
         watched, observed = found[topic], found[observations]
         assert watched is not None
         assert observed is not None
-        return TopicFacts(watched.topic_id, observed.topic_id, watched.partitions, config.compacted, config.retention_ms)
+        return TopicFacts(
+            watched.topic_id, observed.topic_id, watched.partitions, observed.partitions, config.compacted, config.retention_ms
+        )
 
     async def policy(self, topic: str, *, fresh: bool = False) -> TopicConfig:
         """Asked once for all partitions that want to know at the same time, and again after a while."""

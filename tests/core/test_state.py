@@ -77,7 +77,7 @@ def rich() -> Rig:
     rig.sink().stalled, rig.sink().absent_observed, rig.sink("first").absent_observed = True, 2, 3
     rig.sink().complete_ms = BASE
     rig.sink().doubted_to = 9
-    ledger.partitions, ledger.unnamed_to = 3, 2
+    ledger.partitions, ledger.unnamed_to, ledger.reborn, ledger.mirrored = 3, 2, True, {"s/topic:t/0": (7, 9)}
     return rig
 
 

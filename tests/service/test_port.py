@@ -93,7 +93,7 @@ def port(world: World, clock: Clock) -> KafkaPort:
 
 
 async def test_facts(port: KafkaPort, world: World) -> None:
-    assert await port.facts("orders") == TopicFacts(TOPIC_ID, OBSERVATIONS_ID, 3, False, 1_000)
+    assert await port.facts("orders") == TopicFacts(TOPIC_ID, OBSERVATIONS_ID, 3, 3, False, 1_000)
     assert world.journal == [("metadata", "orders", NAMES.observations), ("describe", "orders")]
 
 

@@ -23,6 +23,7 @@ from stream_app.kafka.topics import TopicConfig
 from stream_app.kafka.writer import FencedWriter, OutRecord, WriterLost
 from stream_app.service.context import Context, TopicFacts, TopicRules, Unavailable
 from stream_app.service.metrics import Counters
+from stream_app.service.mirrors import Mirror
 from stream_app.service.owner import PartitionOwner
 from stream_app.service.telemetry import Telemetry
 
@@ -66,7 +67,7 @@ def all_there(runs: Runs) -> Look:
 class ScriptedPort:
     """A cluster with one watched partition; ``failing`` says how often each call raises Unavailable before it answers."""
 
-    facts_now: TopicFacts = field(default_factory=lambda: TopicFacts(TOPIC_ID, OBSERVATIONS_ID, 1, False, None))
+    facts_now: TopicFacts = field(default_factory=lambda: TopicFacts(TOPIC_ID, OBSERVATIONS_ID, 1, 1, False, None))
     ends_now: LogEnds = field(default_factory=lambda: LogEnds(0, 0, 0))
     times: dict[str, int | None] = field(default_factory=dict)
     observations_begin: int = 0
@@ -224,6 +225,7 @@ class Bench:
     lateness_ms: int = 0
     writers: list[ScriptedWriter] = field(default_factory=list)
     owners: list[PartitionOwner] = field(default_factory=list)
+    mirrors: dict[str, list[Mirror]] = field(default_factory=dict)
 
     @property
     def writer(self) -> ScriptedWriter:
@@ -237,7 +239,9 @@ class Bench:
 
     def make(self, partition: int = 0) -> PartitionOwner:
         """An owner, not fenced yet."""
-        context = Context(APP, "worker-1", "cluster", self.port, Telemetry(self.counters), self.clock, lambda *who: self.lost.append(who))
+        context = Context(
+            APP, "worker-1", "cluster", self.port, Telemetry(self.counters), self.clock, self.mirrors, lambda *who: self.lost.append(who)
+        )
         rules = TopicRules(self.policies, self.floors, self.lateness_ms)
         self.writers.append(ScriptedWriter())
         owner = PartitionOwner(context, NAMES, partition, rules, cast(FencedWriter, self.writers[-1]), self.store)
