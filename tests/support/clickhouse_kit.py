@@ -35,8 +35,9 @@ class ClickHouse:
 
     def run(self, sql: str, data: bytes = b"", *, database: str | None = None, **settings: str) -> bytes:
         """The answer of one statement, whatever its format; ``data`` are the rows of an INSERT."""
-        parameters = urllib.parse.urlencode({"query": sql, "database": database or self.database, **settings})
-        request = urllib.request.Request(f"{self.url}/?{parameters}", data, {"Content-Type": "application/octet-stream"})
+        statement = {"query": sql} if data else {}
+        parameters = urllib.parse.urlencode({**statement, "database": database or self.database, **settings})
+        request = urllib.request.Request(f"{self.url}/?{parameters}", data or sql.encode(), {"Content-Type": "application/octet-stream"})
         try:
             with urllib.request.urlopen(request, timeout=_PATIENCE_S) as answer:
                 body: bytes = answer.read()
