@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ class FaultyProxy:
         self._error: tuple[int, int, str] | None = None
         self._cut_after: float | None = None
         self._hold: threading.Event | None = None
+        self._then: Callable[[bytes], None] | None = None
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -51,7 +53,7 @@ class FaultyProxy:
 
     def mend(self) -> None:
         """Pass everything on again; what is held goes on."""
-        self._error = self._cut_after = None
+        self._error = self._cut_after = self._then = None
         if self._hold is not None:
             self._hold.set()
             self._hold = None
@@ -67,6 +69,10 @@ class FaultyProxy:
     def hold(self) -> None:
         """Ask, but give no answer until ``mend``."""
         self._hold = threading.Event()
+
+    def then(self, act: Callable[[bytes], None]) -> None:
+        """Have the statement handed to ``act`` when the server has answered it, before the answer is passed on."""
+        self._then = act
 
     # --- one request ------------------------------------------------------------------------------------------------------------
 
@@ -85,6 +91,8 @@ class FaultyProxy:
         headers = {name: value for name, value in answer.getheaders() if name.startswith("X-") or name == "Content-Type"}
         status = answer.status
         connection.close()
+        if self._then is not None:
+            self._then(body)
         if self._hold is not None:
             self._hold.wait(60)
         sent = len(found) if self._cut_after is None else int(len(found) * self._cut_after)

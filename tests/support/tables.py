@@ -15,7 +15,7 @@ from tests.support.clickhouse_kit import ClickHouse
 
 TINYBIRD = ("__topic", "__partition", "__offset", "__timestamp")
 KAFKA_ENGINE = ("_topic", "_partition", "_offset", "_timestamp")
-START_MS = 1_790_000_000_000
+START_MS = 1_700_000_000_000
 
 Key = tuple[str, int]
 """Topic and partition."""

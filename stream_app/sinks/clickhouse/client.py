@@ -8,6 +8,9 @@ server sends nothing until it has everything.
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 CONNECT_S = 10
 QUERY_S = 60
 """A query that runs longer is given up; ``max_execution_time`` in the sink's settings changes it."""
+UNLIMITED_S = 3_600
+"""How long an answer is waited for where ``max_execution_time`` is 0, which means no limit."""
 ANSWER_S = 15
 """What the network may take beyond that."""
 
@@ -44,6 +49,9 @@ SETTINGS: Mapping[str, str] = {
 """Sent with every query where the server knows them; the sink's own settings may not name them."""
 _OF_THE_INTERFACE = ("wait_end_of_query",)
 """No settings of a query: every server knows them."""
+
+
+_SYSTEM = re.compile(r"\[Errno -?\d+\] [\w ,.-]+")
 
 
 class Refused(Exception):
@@ -116,6 +124,7 @@ class ClickHouseClient:
         except ImportError as error:
             msg = "ClickHouse needs its client, which is not installed: pip install 'gapstream[clickhouse]'"
             raise UsageError(msg) from error
+        logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)  # it says what it raises, too
         parts = urlsplit(self.url)
         return clickhouse_connect.get_client(
             interface=parts.scheme,
@@ -126,7 +135,7 @@ class ClickHouseClient:
             password=unquote(parts.password) if parts.password else self.password,
             ca_cert=self.ca,
             connect_timeout=CONNECT_S,
-            send_receive_timeout=int(float(self.settings.get("max_execution_time", self.query_s)) or QUERY_S) + ANSWER_S,
+            send_receive_timeout=math.ceil(float(self.settings.get("max_execution_time", self.query_s)) or UNLIMITED_S) + ANSWER_S,
             query_retries=0,  # what failed is asked again by the next check
             autogenerate_session_id=False,  # sessions take one query at a time, and not every service has them
             client_name="gapstream",
@@ -179,8 +188,15 @@ def describe(error: Exception, client: ClickHouseClient) -> str:
 
 
 def _message(error: Exception) -> str:
-    """ClickHouse's own words, without the client's and its version."""
+    """ClickHouse's own words, without the client's and its version; of a connection what the system said."""
     words = str(error)
+    system = _SYSTEM.search(words)
+    if system is not None:
+        return system[0]
+    if "timed out" in words.lower():
+        return "it did not answer in time"
+    if any(mark in words for mark in ("RemoteDisconnected", "IncompleteRead", "Connection broken")):
+        return "the connection broke off"
     for mark in ("DB::Exception: ", "server response: "):
         words = words.rpartition(mark)[2]
     words = words.partition(" (version ")[0].partition(" (for url")[0]

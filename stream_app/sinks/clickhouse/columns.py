@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 
 from stream_app.sinks.clickhouse.layout import Layout
 
@@ -53,15 +52,10 @@ def complaint(layout: Layout, columns: Mapping[str, str]) -> str | None:
     """Why these columns can't be as the layout has them; None: they can."""
     for role in ROLES:
         name = getattr(layout, role)
-        if name is None:
-            continue
+        if name is None or (role == "timestamp" and name not in columns):
+            continue  # all that hangs on the timestamp is whether a TTL counts from it
         if name not in columns:
             return f"{layout.name} has no column {name}: name the one that holds each row's {role}, or null where there is none"
         if not fits(role, columns[name]):
             return f"{layout.name}.{name} is of type {columns[name]}, which holds no {role}: name another column"
     return None
-
-
-def without_missing(layout: Layout, columns: Mapping[str, str]) -> Layout:
-    """The layout without a timestamp that the table does not have: nothing depends on it but what its TTL is told by."""
-    return layout if layout.timestamp in columns else replace(layout, timestamp=None)

@@ -97,7 +97,7 @@ class ClickHouseTable:
         known = await column_types(self.client, layout.database, layout.table)
         if not own or not known:
             return Unknown(f"ClickHouse has no table {layout.name}, or hides it from this user: see database, table and its grants")
-        if layout.offset not in known and columns.find(known, one_partition=layout.partition is None) is None:
+        if layout.offset not in known and columns.find(known, one_partition=True) is None:
             return await self._no_offsets()
         wrong = columns.complaint(layout, known)
         if wrong is not None:

@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from stream_app.sinks.clickhouse import Check, ClickHouseTable, Facts, Held, Index, Layout, Span, Unknown
+from stream_app.sinks.clickhouse import client as connection
 from stream_app.sinks.clickhouse.client import SETTINGS, ClickHouseClient
 from tests.sinks.clickhouse.kit import layout, offsets
 from tests.support.clickhouse_kit import ClickHouse
@@ -269,6 +270,14 @@ async def test_a_server_that_is_away_is_unknown(clickhouse: ClickHouse) -> None:
     away = ClickHouseTable(ClickHouseClient("http://127.0.0.1:1"), layout(clickhouse), "orders")
     assert "ClickHouse at 127.0.0.1:1 can't be reached" in unknown(await away.check([Span(0, 0, None)])).reason
     assert "127.0.0.1:1" in unknown(await away.inspect()).reason
+
+
+async def test_a_server_that_hangs_is_unknown(proxy: FaultyProxy, clickhouse: ClickHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "ANSWER_S", 1)
+    table = ClickHouseTable(ClickHouseClient(proxy.url, query_s=0.5), layout(clickhouse), "orders")
+    assert isinstance(await table.inspect(), Facts)
+    proxy.hold()
+    assert "it did not answer in time" in unknown(await table.check([Span(0, 0, None)])).reason
 
 
 async def test_a_slow_query_is_given_up(proxy: FaultyProxy, clickhouse: ClickHouse) -> None:
