@@ -70,8 +70,9 @@ def make(
     quarantined: float = 0.003,
     hidden: float = 0.0,
     first: int = 0,
+    start_ms: int = START_MS,
 ) -> Made:
-    """About ``records`` for each partition of ``shape`` (topic -> number of partitions), and what became of them.
+    """About ``records`` for each partition of ``shape`` (topic -> number of partitions), from ``start_ms`` on, and what became of them.
 
     Records are lost one by one and in runs, doubled up to five times, late by some blocks, deleted afterwards, put aside.
     """
@@ -82,10 +83,10 @@ def make(
             count = rng.randrange(records // 2, records + 1)
             made.ends[topic, partition] = first + count
             step_ms = rng.randrange(1, 20)
-            made.times[topic, partition] = [START_MS + number * step_ms for number in range(count)]
+            made.times[topic, partition] = [start_ms + number * step_ms for number in range(count)]
             cut = set(_runs(rng, count, lost))
             for number in range(count):
-                row = Row(topic, partition, first + number, START_MS + number * step_ms, "hidden" if rng.random() < hidden else "kept")
+                row = Row(topic, partition, first + number, start_ms + number * step_ms, "hidden" if rng.random() < hidden else "kept")
                 if number in cut:
                     if rng.random() < quarantined / lost:
                         made.put_aside.append(row)
