@@ -33,7 +33,7 @@ class Difference:
     doubled: OffsetSet = field(default_factory=OffsetSet)
     """Offsets with more than one row."""
     surplus: int = 0
-    """Rows beyond one per offset."""
+    """Rows beyond one per offset; 0 where duplicates are not judged."""
     quarantined: OffsetSet = field(default_factory=OffsetSet)
     lacking: OffsetSet = field(default_factory=OffsetSet)
     """Records without a row, not explained so far."""
@@ -45,16 +45,15 @@ class Difference:
     """Times of some records that are missing."""
 
     @classmethod
-    def of(cls, part: Part, held: Iterable[Held], *, judged: bool) -> Difference:
-        """``held``: what the table has of ``[part.first, part.stop)``; ``judged``: whether duplicates are."""
+    def of(cls, part: Part, held: Iterable[Held]) -> Difference:
+        """``held``: what the table has of ``[part.first, part.stop)``."""
         found = cls(part)
         for one in held:
             found.present.update(one.present)
             found.quarantined.update(one.quarantined)
             found.doubled.update(one.doubled)
             found.rows += one.rows
-        if judged:
-            found.surplus = found.rows - found.present.count
+        found.surplus = found.rows - found.present.count
         found.lacking = _expected(part) - found.present
         explained = found.lacking & found.quarantined
         if explained:

@@ -195,8 +195,7 @@ class Verification:
     async def _compare(self, parts: Mapping[int, Part]) -> list[Difference]:
         spans = [Span(part.partition, part.first, part.stop) for part in parts.values() if part.first < part.stop]
         held = await self._ask(spans, "asking the table")
-        judged = self.table.layout.judges_duplicates
-        return [Difference.of(part, [one for one in held if one.span.partition == number], judged=judged) for number, part in parts.items()]
+        return [Difference.of(part, [one for one in held if one.span.partition == number]) for number, part in parts.items()]
 
     async def _ask(self, spans: list[Span], what: str) -> list[Held]:
         """The table's answer, asked in portions where an index makes that cheap."""

@@ -101,13 +101,13 @@ def held(layout: Layout, spans: Sequence[Span], table: Chunks, quarantine: Chunk
     by_span = [dict(_sorted_out(spans, chunks)) for chunks in (table, quarantine, doubles)]
     found = []
     for index, span in enumerate(spans):
-        present, quarantined, doubled = (_offsets(some.get(index, [])) for some in by_span)
-        rows = sum(chunk.rows for _, chunk in by_span[0].get(index, []))
-        if not layout.judges_duplicates:
-            rows = present.count
-        elif layout.duplicates == "final":
-            rows = present.count + sum(chunk.rows for _, chunk in by_span[2].get(index, []))
-        found.append(Held(span, present, rows, doubled, quarantined))
+        rows, aside, twice = (some.get(index, []) for some in by_span)
+        surplus: dict[int, int] = {}
+        if layout.judges_duplicates and layout.duplicates == "final":
+            surplus = {number: chunk.rows for number, chunk in twice}
+        elif layout.judges_duplicates:
+            surplus = {number: more for number, chunk in rows if (more := chunk.rows - len(chunk.offsets))}
+        found.append(Held(span, _offsets(rows), surplus, _offsets(twice), _offsets(aside)))
     return tuple(found)
 
 

@@ -65,13 +65,18 @@ class Held:
     span: Span
     present: OffsetSet
     """Offsets with at least one row."""
-    rows: int
-    """Rows, as ``duplicates`` counts them; as many as offsets where duplicates are not judged."""
+    surplus: Mapping[int, int]
+    """Rows beyond one per offset, as ``duplicates`` counts them, by number of the chunk; empty where they are not judged."""
     doubled: OffsetSet
     """Offsets with more than one row; empty where duplicates are not judged. A merge between both questions can make
-    it smaller than ``rows`` lets expect."""
+    it smaller than ``surplus`` lets expect."""
     quarantined: OffsetSet
     """Offsets with at least one row in the quarantine table."""
+
+    @property
+    def rows(self) -> int:
+        """Rows, as ``duplicates`` counts them; as many as offsets where duplicates are not judged."""
+        return self.present.count + sum(self.surplus.values())
 
 
 @dataclass(frozen=True, slots=True)
