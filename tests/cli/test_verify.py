@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from stream_app.verify import run
 from tests.cli.kit import Command, Ran, cells
 from tests.support.clickhouse_kit import ClickHouse
 from tests.support.faulty_proxy import FaultyProxy
@@ -177,6 +178,20 @@ def test_a_part_by_time(bench: Bench) -> None:
     assert gap["first_timestamp"] is not None
     nothing = bench.verify(topic, "--from", "-1m")
     assert (nothing.code, nothing.out.splitlines()[-1]) == (0, f"there is no record of {topic} in that part: nothing was compared")
+
+
+def test_a_table_without_an_index_is_read_whole_and_that_is_said(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "ROWS_MANY", 20)
+    topic = bench.kit.make_topic()
+    bench.produce(topic, 20)
+    bench.table("ENGINE = MergeTree ORDER BY tuple()")
+    bench.put(topic, range(20))
+    (note,) = answer(bench.verify(topic, "--json"), 0)["notes"]
+    assert "rows of the table were read, because it is not ordered by topic, partition and offset" in note
+    bench.clickhouse.run("DROP TABLE orders SYNC")
+    bench.table()
+    bench.put(topic, range(20))
+    assert answer(bench.verify(topic, "--json"), 0)["notes"] == []
 
 
 def test_duplicates_as_final_shows_them(bench: Bench) -> None:
