@@ -153,6 +153,9 @@ TOPIC_FAULTS = {
     "orders: {sinks: {b: {type: clickhouse, url: 'https://c', table: t, ca: /nowhere/ca.pem}}}": (
         "topics.orders.sinks.b.ca: /nowhere/ca.pem can't be read"
     ),
+    "orders: {sinks: {b: {type: clickhouse, url: 'https://c', table: t, settings: {max_threads: 2, limit: 5}}}}": (
+        "topics.orders.sinks.b.settings.limit: is always 0 here, so that an answer is whole or none: take it out"
+    ),
     "orders: {sinks: {b: {type: clickhouse, url: 'https://c', table: t, password: 123}}}": (
         "topics.orders.sinks.b.password: must be text: put it in quotes"
     ),

@@ -14,6 +14,7 @@ from stream_app.config.values import NAME_MAX, is_pattern
 from stream_app.errors import Fault
 from stream_app.kafka.names import TopicNames
 from stream_app.kafka.properties import check_properties, unused_properties
+from stream_app.sinks.clickhouse.client import SETTINGS
 
 RUN_SINKS = ("consumer", "topic")
 """Types of sinks that this version runs."""
@@ -97,6 +98,9 @@ def _sinks(config: Config) -> Iterator[Finding]:
             yield Finding((*path, "topic"), "is the watched topic itself: name the copy")
         if isinstance(sink, ClickHouseSink) and sink.ca is not None and not os.access(sink.ca, os.R_OK):
             yield Finding((*path, "ca"), f"{sink.ca} can't be read")
+        for name in sorted(sink.settings.keys() & SETTINGS.keys()) if isinstance(sink, ClickHouseSink) else ():
+            message = f"is always {SETTINGS[name]} here, so that an answer is whole or none: take it out"
+            yield Finding((*path, "settings", name), message)
 
 
 def _shared_tables(config: Config) -> Iterator[Finding]:
