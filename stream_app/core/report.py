@@ -8,7 +8,8 @@ from heapq import heappop, heappush
 from stream_app.core.codec import topic_id_text
 from stream_app.core.ledger import LOG_SINK, Ledger
 from stream_app.core.model import Cause, Gap, Row, Run
-from stream_app.core.sink import Opening, SinkState
+from stream_app.core.openings import Opening
+from stream_app.core.sink import SinkState
 
 
 def rows(ledger: Ledger, now_ms: int) -> list[Row]:
@@ -31,7 +32,7 @@ def _row(ledger: Ledger, sink: SinkState, now_ms: int) -> Row:
         heard=heard,
         stalled=sink.stalled,
         catching_up=log.end_read_ms is None or log.read < log.bound,
-        reason=None if heard else "never heard of in this partition",
+        reason=_reason(sink, heard),
         log_start_offset=log.start,
         log_read_offset=log.read,
         log_end_offset=log.end,
@@ -56,10 +57,24 @@ def _row(ledger: Ledger, sink: SinkState, now_ms: int) -> Row:
         checked_at_ms=ledger.heard_ms,
         updated_at_ms=now_ms,
         incarnation=topic_id_text(log.topic_id),
+        unknown=sink.checks.why(),
         topic_partitions=ledger.partitions,
         last_stable_offset=log.last_stable if ledger.read_committed else None,
         open_since_ms=log.open_since_ms if ledger.read_committed else None,
     )
+
+
+def _reason(sink: SinkState, heard: bool) -> str | None:
+    """What to know of a row beside its numbers; the first that holds."""
+    if not heard:
+        return "never heard of in this partition"
+    behind = sink.sources.why_behind()
+    if behind is not None:
+        return behind
+    group = sink.policy.group
+    if group is not None and sink.claim is None:
+        return f"group {group} has committed nothing in this partition yet"
+    return f"by the commits of group {group} alone: what it sought past counts as received" if sink.policy.inferred else None
 
 
 def _explained(sink: SinkState) -> dict[str, int]:
