@@ -15,7 +15,7 @@ from stream_app.errors import Fault
 from stream_app.kafka.names import TopicNames
 from stream_app.kafka.properties import check_properties, unused_properties
 
-RUN_SINKS = ("consumer",)
+RUN_SINKS = ("consumer", "group")
 """Types of sinks that this version runs."""
 _ID_MAX = NAME_MAX - len(TopicNames.of("", "").observations) - 1
 """Characters of ``app.id`` that leave room for the name of a topic."""

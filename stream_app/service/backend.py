@@ -7,6 +7,7 @@ from collections.abc import Callable
 import faust
 
 from stream_app.service.metrics import Metrics
+from stream_app.service.orders import Orders
 from stream_app.service.owners import OwnedPartitions
 from stream_app.service.view import StatusView
 from stream_app.web.api import Readiness
@@ -23,9 +24,10 @@ class Backend:
         metrics: Metrics,
         clock: Callable[[], int],
         trouble: Callable[[], str | None],
+        orders: Orders,
     ) -> None:
         """``trouble``: why the cluster can't be used now."""
-        self.view = view
+        self.view, self._orders = view, orders
         self.draining = False
         self._app, self._owners, self._metrics, self._clock, self._trouble = app, owners, metrics, clock, trouble
 
@@ -51,3 +53,7 @@ class Backend:
     def clock_ms(self) -> int:
         """Now."""
         return self._clock()
+
+    async def drop_sink(self, topic: str, sink: str, by: str) -> int:
+        """Through the observations topic: the owners of the partitions may be other workers."""
+        return await self._orders.drop(topic, sink, by)

@@ -1,6 +1,7 @@
 """What is asked over HTTP and how it is answered: one handler per request of contract section 8.
 
-Handlers read memory only, so none of them waits for Kafka. Who may ask is decided before, in ``web.server``.
+Handlers of questions read memory only, so none of them waits for Kafka; those of changes do, with a bound. Who may ask is decided
+before, in ``web.server``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from aiohttp import web
 from stream_app.core.model import Cause, Reason
 from stream_app.service.view import GAPS_LIMIT, GAPS_LIMIT_MAX, Allow, BadCursor, StatusView
 from stream_app.web.auth import Asker, Scope, TokenConfig
+from stream_app.web.changes import BODY_MAX, DropSink, read_change
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """Prometheus' text format (prometheus.io, exposition formats)."""
@@ -48,6 +50,9 @@ class Backend(Protocol):
 
     def clock_ms(self) -> int:
         """Now."""
+
+    async def drop_sink(self, topic: str, sink: str, by: str) -> int:
+        """Have a sink forgotten by all who own partitions of the topic; how many partitions were told. Raises Unavailable."""
 
 
 class HttpConfig(Protocol):
@@ -108,6 +113,7 @@ class Api:
             Endpoint("GET", "/api/status", self.status, read),
             Endpoint("GET", "/api/partitions", self.partitions, read, rows),
             Endpoint("GET", "/api/gaps", self.gaps, read, rows | {"partition", "cause", "all", "limit", "cursor"}),
+            Endpoint("POST", "/api/sinks/drop", self.drop_sink, Scope.WRITE, body_max=BODY_MAX),
         )
 
     async def livez(self, request: web.Request, asker: Asker, query: Query) -> web.Response:
@@ -161,6 +167,20 @@ class Api:
         except BadCursor as error:
             raise BadRequest(f"{error}: leave cursor out to begin anew") from error
         return answer(found)
+
+    async def drop_sink(self, request: web.Request, asker: Asker, query: Query) -> web.Response:
+        """Forget a sink that stands in no configuration."""
+        wanted = await read_change(request, DropSink)
+        if not asker.may_see(wanted.topic, wanted.sink):
+            raise web.HTTPForbidden(reason="this token is not for that topic and sink")
+        match self._view().stands_in_configuration(wanted.topic, wanted.sink):
+            case None:
+                raise web.HTTPNotFound(reason=f"no sink {wanted.sink} of topic {wanted.topic} is known".encode("unicode_escape").decode())
+            case True:
+                message = f"sink {wanted.sink} stands in a worker's configuration: take it out and restart the workers first"
+                raise web.HTTPConflict(reason=message)
+        partitions = await self.backend.drop_sink(wanted.topic, wanted.sink, asker.name)
+        return answer({"topic": wanted.topic, "sink": wanted.sink, "partitions": partitions})
 
     def _view(self) -> StatusView:
         if not self.backend.view.loaded:

@@ -10,6 +10,7 @@ import pytest
 
 from stream_app.service.backend import Backend
 from stream_app.service.metrics import Counters, Metrics
+from stream_app.service.orders import Orders
 from stream_app.service.owners import OwnedPartitions
 from stream_app.service.view import StatusView
 
@@ -24,9 +25,16 @@ class World:
         self.trouble: str | None = None
         self.view = StatusView({}, 300)
         self.view.loaded = True
+        self.orders = SimpleNamespace()
         metrics = Metrics(list, Counters(), self.view, lambda: 7)
         self.backend = Backend(
-            cast(faust.App, self.app), cast(OwnedPartitions, self.owned), self.view, metrics, lambda: 7, lambda: self.trouble
+            cast(faust.App, self.app),
+            cast(OwnedPartitions, self.owned),
+            self.view,
+            metrics,
+            lambda: 7,
+            lambda: self.trouble,
+            cast(Orders, self.orders),
         )
 
     def reasons(self) -> list[str]:
@@ -42,6 +50,18 @@ def world() -> World:
 
 def test_ready(world: World) -> None:
     assert world.reasons() == []
+
+
+async def test_a_sink_is_dropped_by_an_order(world: World) -> None:
+    given: list[tuple[str, str, str]] = []
+
+    async def drop(*order: str) -> int:
+        given.append(cast(tuple[str, str, str], order))
+        return 4
+
+    world.orders.drop = drop
+    assert await world.backend.drop_sink("orders", "old", "alice") == 4
+    assert given == [("orders", "old", "alice")]
 
 
 def test_draining(world: World) -> None:

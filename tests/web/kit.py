@@ -42,6 +42,8 @@ class Worker:
         self.readiness = Readiness(True)
         self.now_ms = NOW
         self.text: bytes | Exception = b"gapstream_build_info 1.0\n"
+        self.dropped: list[tuple[str, str, str]] = []
+        self.drop_failure: Exception | None = None
 
     def ready(self) -> Readiness:
         return self.readiness
@@ -53,6 +55,12 @@ class Worker:
 
     def clock_ms(self) -> int:
         return self.now_ms
+
+    async def drop_sink(self, topic: str, sink: str, by: str) -> int:
+        if self.drop_failure is not None:
+            raise self.drop_failure
+        self.dropped.append((topic, sink, by))
+        return 3
 
 
 def make_row(topic: str, partition: int, sink: str, **changes: Any) -> Row:
