@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "explain": ("stream_app.cli.explain", "Say why offsets are what they are: verdict, evidence, states, records."),
     "watch": ("stream_app.cli.watch", "Follow the alerts, one line per event."),
     "verify": ("stream_app.cli.verify", "Compare a topic with a ClickHouse table, once, without a worker."),
+    "sink": ("stream_app.cli.sink", "Forget a sink that left the configuration."),
     "config": ("stream_app.cli.config_cmd", "Print the effective configuration, secrets masked."),
 }
 """Name to module and one line of help, so that ``gapstream --help`` imports none of them."""

@@ -16,7 +16,7 @@ from stream_app.kafka.names import TopicNames
 from stream_app.kafka.properties import check_properties, unused_properties
 from stream_app.sinks.clickhouse.client import SETTINGS
 
-RUN_SINKS = ("consumer", "topic")
+RUN_SINKS = ("consumer", "group", "topic")
 """Types of sinks that this version runs."""
 _ID_MAX = NAME_MAX - len(TopicNames.of("", "").observations) - 1
 """Characters of ``app.id`` that leave room for the name of a topic."""

@@ -320,8 +320,8 @@ class SinkState:
     # --- the horizon --------------------------------------------------------------------------------------------------
 
     def _note_lowest(self, observation: Observation, claimed: Claimed | None, log: LogState) -> None:
-        # Whoever goes back answers for no more than before.
-        claim = None if claimed is not None and claimed.went_back else observation.claim
+        # The first claim of a source counts: whoever goes back later, and forward again, answers for no more than before.
+        claim = None if claimed is not None and claimed.before is not None else observation.claim
         said = [self.lowest, observation.runs[0][0] if observation.runs else None, claim]
         lowest = min((offset for offset in said if offset is not None), default=None)
         self.lowest = lowest if lowest is None else max(lowest, log.origin, log.forgotten)

@@ -20,6 +20,7 @@ from stream_app.kafka.assignor import GroupedAssignor
 from stream_app.kafka.copies import CopyReader
 from stream_app.kafka.driver import Consumer, Transport
 from stream_app.kafka.failures import KafkaError
+from stream_app.kafka.groups import Groups
 from stream_app.kafka.names import TopicNames
 from stream_app.kafka.reader import LogReader
 from stream_app.kafka.store import StateTable
@@ -29,8 +30,10 @@ from stream_app.service.agents import add_agents
 from stream_app.service.backend import Backend
 from stream_app.service.context import Context
 from stream_app.service.explain import Explainer
+from stream_app.service.groups import GroupWatcher
 from stream_app.service.metrics import Counters, Metrics
 from stream_app.service.mirrors import Mirror
+from stream_app.service.orders import Orders
 from stream_app.service.owners import OwnedPartitions
 from stream_app.service.plan import Plan
 from stream_app.service.plan import plan as make_plan
@@ -114,6 +117,7 @@ class ClusterService(Service):
         self.cluster_id = "unknown"
         self._status = StatusReader(plan.aiokafka, plan.app_id, app.view, app.telemetry)
         self._life = Life(plan.aiokafka, plan.app_id, self.sign_of_life, app.telemetry)
+        self._groups = GroupWatcher(Groups(plan.reader.with_client_id(plan.app_id)), app.owners.owners, app.telemetry)
 
     async def on_start(self) -> None:
         """Until brokers answer and the internal topics exist."""
@@ -129,6 +133,7 @@ class ClusterService(Service):
         self._app.wire_owners(self.cluster_id)
         self._status.start()
         self._life.start()
+        self._groups.start()
 
     async def _look(self) -> bool | None:
         """See to the topics; whether the set of usable ones changed, None if the cluster could not be asked."""
@@ -207,6 +212,7 @@ class ClusterService(Service):
 
     async def on_stop(self) -> None:
         """After Faust's services: owners were released by the consumer."""
+        await self._groups.stop()
         await self._app.owners.stop()
         await self._life.stop()
         await self._status.stop()
@@ -270,7 +276,8 @@ def create_app(config: Config, existing: Iterable[str] = ()) -> GapstreamApp:
     )
     readings = {topic: one.reading for topic, one in plan.topics.items()}
     explainer = Explainer(plan.reader, readings, topics.describe, app.view, clock_ms)
-    app.backend = Backend(app, app.owners, app.view, metrics, clock_ms, lambda: app.cluster.trouble, explainer)
+    orders = Orders(plan.aiokafka, app.topic_names, lambda: app.cluster.partitions)
+    app.backend = Backend(app, app.owners, app.view, metrics, clock_ms, lambda: app.cluster.trouble, explainer, orders)
     assert isinstance(app.web, Web)
     install(app.web.web_app, Api(app.backend, config.http, metrics_need_token=config.metrics.require_token))
     return app

@@ -41,6 +41,10 @@ class TopicRules:
     lateness_ms: int
     read_committed: bool = True
     """Whether records count by the last stable offset."""
+    unknown_after_ms: int = 300_000
+    """Checks of a sink that fail for so long make it unknown."""
+    forget_after_ms: int | None = None
+    """Sinks that left the configuration are kept for so long."""
 
 
 class Port(Protocol):
@@ -54,6 +58,9 @@ class Port(Protocol):
 
     async def first_partitions(self, topic: str, topic_id: bytes) -> int | None:
         """How many partitions this incarnation had when it was first seen; None: nobody has seen it yet."""
+
+    def heard_sinks(self, topic: str, topic_id: bytes) -> frozenset[str]:
+        """Sinks that are heard of in some partition of this incarnation, as far as the workers have said."""
 
     async def ends(self, topic: str, partition: int) -> LogEnds:
         """A log's ends, asked afresh."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stream_app.config import Config
+from stream_app.config import Config, GroupSink, Sink
 from stream_app.config.model import Topic
 from stream_app.config.sinks import SourceHeaders as ConfiguredHeaders
 from stream_app.config.sinks import TopicSink
@@ -19,6 +19,7 @@ from stream_app.kafka.copies import CopyTopic
 from stream_app.kafka.protocol import Isolation
 from stream_app.kafka.topics import InternalTopics
 from stream_app.service.context import TopicRules
+from stream_app.service.groups import GROUP_CHECK
 from stream_app.service.port import Reading
 from stream_app.sinks.copies import SourceHeaders
 
@@ -77,29 +78,40 @@ def plan(config: Config, existing: Iterable[str] = ()) -> Plan:
             alerts_retention_ms=config.app.topics.alerts.retention,
             observations_retention_ms=config.app.topics.observations.retention,
         ),
-        topics={name: _topic(topic, config.alerts.duplicates, clients) for name, topic in config.watched(existing).items()},
+        topics={name: _topic(topic, config, clients) for name, topic in config.watched(existing).items()},
         aiokafka=clients.aiokafka(),
         confluent=clients.confluent(),
         reader=clients.reader(),
     )
 
 
-def _topic(topic: Topic, tell_duplicates: bool, clients: KafkaClients) -> TopicPlan:
-    policies = {
-        name: Policy(
-            name,
-            grace_ms=sink.grace,
-            tombstones_optional=getattr(sink, "tombstones", "required") == "optional",
-            stall_after_ms=sink.stall_after,
-            tell_duplicates=tell_duplicates,
-        )
-        for name, sink in topic.sinks.items()
-    }
+def _policy(name: str, sink: Sink, tell_duplicates: bool) -> Policy:
+    return Policy(
+        name,
+        grace_ms=sink.grace,
+        tombstones_optional=getattr(sink, "tombstones", "required") == "optional",
+        stall_after_ms=sink.stall_after,
+        tell_duplicates=tell_duplicates,
+        group=sink.group,
+        inferred=isinstance(sink, GroupSink),
+        checks=() if sink.group is None else (GROUP_CHECK,),
+    )
+
+
+def _topic(topic: Topic, config: Config, clients: KafkaClients) -> TopicPlan:
+    policies = {name: _policy(name, sink, config.alerts.duplicates) for name, sink in topic.sinks.items()}
     floors = {name: sink.from_ for name, sink in topic.sinks.items()}
     isolation = Isolation.READ_COMMITTED if topic.isolation == "read_committed" else Isolation.READ_UNCOMMITTED
     return TopicPlan(
         Reading(isolation, topic.check_crcs),
-        TopicRules(policies, floors, topic.lateness, read_committed=isolation is Isolation.READ_COMMITTED),
+        TopicRules(
+            policies,
+            floors,
+            topic.lateness,
+            read_committed=isolation is Isolation.READ_COMMITTED,
+            unknown_after_ms=config.app.unknown_after,
+            forget_after_ms=config.app.forget_after,
+        ),
         {name: sink.type for name, sink in topic.sinks.items()},
         tuple(copy for name, sink in topic.sinks.items() if isinstance(sink, TopicSink) for copy in _copies(name, sink, clients)),
     )

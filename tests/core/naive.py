@@ -189,11 +189,10 @@ class NaivePartition:
             self._expire(name, sink)
             return
         sink.heard = True
-        before = sink.claims.get(said.source or "", 0)
-        back = claim is not None and claim < before
+        known = said.source is not None and said.source in sink.claims
         if claim is not None and said.source is not None:
-            self._claim(name, sink, said.source, before, claim)
-        spoken = [max(o, lowest) for o in (*([min(offsets)] if offsets else []), *([] if claim is None or back else [claim]))]
+            self._claim(name, sink, said.source, sink.claims.get(said.source, 0), claim)
+        spoken = [max(o, lowest) for o in (*([min(offsets)] if offsets else []), *([] if claim is None or known else [claim]))]
         sink.lowest = min([*spoken, *([] if sink.lowest is None else [sink.lowest])], default=None)
         self._horizon(sink, offsets, claim, now_ms)
 

@@ -127,7 +127,7 @@ def test_a_floor_that_is_not_fixed_yet_does_not_go_back_with_a_claim() -> None:
     """Whoever goes back reads again what it had; what lies between is not missing until then."""
     rig = Rig({"s": policy(floor=None)})
     rig.read("record", 100)
-    claimed(rig, 80, 30)
+    claimed(rig, 80, 30, 50)
     rig.verdict()
     assert rig.sink().floor == 80
     assert rig.types() == ["sink.rewound"]

@@ -73,6 +73,8 @@ class ScriptedPort:
     observations_begin: int = 0
     seen_first: int | None = None
     """Partitions that the topic had at first sight."""
+    heard: frozenset[str] = frozenset()
+    """Sinks that are heard of in some partition."""
     looking: Callable[[Runs], Look | BaseException] = all_there
     failing: dict[str, int] = field(default_factory=dict)
     journal: list[tuple[Any, ...]] = field(default_factory=list)
@@ -105,6 +107,10 @@ class ScriptedPort:
         """As scripted."""
         self._note("first_partitions", topic, topic_id)
         return self.seen_first
+
+    def heard_sinks(self, topic: str, topic_id: bytes) -> frozenset[str]:
+        """As scripted."""
+        return self.heard
 
     async def ends(self, topic: str, partition: int) -> LogEnds:
         """As scripted."""
@@ -223,6 +229,8 @@ class Bench:
     policies: Mapping[str, Policy] = field(default_factory=lambda: {"billing": Policy("billing", grace_ms=1_000, stall_after_ms=None)})
     floors: Mapping[str, str] = field(default_factory=lambda: {"billing": "first"})
     lateness_ms: int = 0
+    unknown_after_ms: int = 300_000
+    forget_after_ms: int | None = None
     writers: list[ScriptedWriter] = field(default_factory=list)
     owners: list[PartitionOwner] = field(default_factory=list)
     mirrors: dict[str, list[Mirror]] = field(default_factory=dict)
@@ -242,7 +250,13 @@ class Bench:
         context = Context(
             APP, "worker-1", "cluster", self.port, Telemetry(self.counters), self.clock, self.mirrors, lambda *who: self.lost.append(who)
         )
-        rules = TopicRules(self.policies, self.floors, self.lateness_ms)
+        rules = TopicRules(
+            self.policies,
+            self.floors,
+            self.lateness_ms,
+            unknown_after_ms=self.unknown_after_ms,
+            forget_after_ms=self.forget_after_ms,
+        )
         self.writers.append(ScriptedWriter())
         owner = PartitionOwner(context, NAMES, partition, rules, cast(FencedWriter, self.writers[-1]), self.store)
         self.owners.append(owner)
