@@ -1,6 +1,7 @@
 """What is asked over HTTP and how it is answered: one handler per request of contract section 8.
 
-Handlers read memory only, so none of them waits for Kafka, but for ``explain``. Who may ask is decided before, in ``web.server``.
+Handlers of questions read memory only, so none of them waits for Kafka, but for ``explain``; those of changes do, with a bound.
+Who may ask is decided before, in ``web.server``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from stream_app.core.model import MAX_OFFSET, Cause, Reason
 from stream_app.service.explain import OFFSETS_MAX, CannotAsk, NotThere
 from stream_app.service.view import GAPS_LIMIT, GAPS_LIMIT_MAX, Allow, BadCursor, StatusView
 from stream_app.web.auth import Asker, Scope, TokenConfig
+from stream_app.web.changes import BODY_MAX, DropSink, read_change
 
 T = TypeVar("T")
 
@@ -61,6 +63,9 @@ class Backend(Protocol):
             NotThere: nobody knows the topic, the partition or the sink.
             CannotAsk: Kafka can't be asked now.
         """
+
+    async def drop_sink(self, topic: str, sink: str, by: str) -> int:
+        """Have a sink forgotten by all who own partitions of the topic; how many partitions were told. Raises Unavailable."""
 
 
 class HttpConfig(Protocol):
@@ -126,6 +131,7 @@ class Api:
             Endpoint("GET", "/api/partitions", self.partitions, read, rows),
             Endpoint("GET", "/api/gaps", self.gaps, read, rows | {"partition", "cause", "all", "limit", "cursor"}),
             Endpoint("GET", "/api/explain", self.explain, read, rows | {"partition", "first", "last"}),
+            Endpoint("POST", "/api/sinks/drop", self.drop_sink, Scope.WRITE, body_max=BODY_MAX),
         )
 
     async def livez(self, request: web.Request, asker: Asker, query: Query) -> web.Response:
@@ -202,6 +208,20 @@ class Api:
         except CannotAsk as error:
             raise Unavailable(str(error)) from error
         return answer(found)
+
+    async def drop_sink(self, request: web.Request, asker: Asker, query: Query) -> web.Response:
+        """Forget a sink that stands in no configuration."""
+        wanted = await read_change(request, DropSink)
+        if not asker.may_see(wanted.topic, wanted.sink):
+            raise web.HTTPForbidden(reason="this token is not for that topic and sink")
+        match self._view().stands_in_configuration(wanted.topic, wanted.sink):
+            case None:
+                raise web.HTTPNotFound(reason=f"no sink {wanted.sink} of topic {wanted.topic} is known".encode("unicode_escape").decode())
+            case True:
+                message = f"sink {wanted.sink} stands in a worker's configuration: take it out and restart the workers first"
+                raise web.HTTPConflict(reason=message)
+        partitions = await self.backend.drop_sink(wanted.topic, wanted.sink, asker.name)
+        return answer({"topic": wanted.topic, "sink": wanted.sink, "partitions": partitions})
 
     def _view(self) -> StatusView:
         if not self.backend.view.loaded:

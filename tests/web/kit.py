@@ -46,6 +46,8 @@ class Worker:
         self.explained: dict[str, Any] | Exception = {"runs": []}
         self.questions: list[tuple[Any, ...]] = []
         """What ``explain`` was asked: topic, partition, first, stop, sink, whether all sinks may be seen, whether keys may."""
+        self.dropped: list[tuple[str, str, str]] = []
+        self.drop_failure: Exception | None = None
 
     def ready(self) -> Readiness:
         return self.readiness
@@ -65,6 +67,12 @@ class Worker:
 
     def clock_ms(self) -> int:
         return self.now_ms
+
+    async def drop_sink(self, topic: str, sink: str, by: str) -> int:
+        if self.drop_failure is not None:
+            raise self.drop_failure
+        self.dropped.append((topic, sink, by))
+        return 3
 
 
 def make_row(topic: str, partition: int, sink: str, **changes: Any) -> Row:
