@@ -74,7 +74,11 @@ class World:
 
     def __post_init__(self) -> None:
         self.bench.policies, self.bench.floors = {"legacy": policy()}, {"legacy": "first"}
-        self.watcher = GroupWatcher(self.brokers, lambda: [one for one in self.bench.owners if one.ledger], Telemetry(self.bench.counters))
+
+        def owners() -> list[PartitionOwner]:
+            return [one for one in self.bench.owners if one.ledger]
+
+        self.watcher = GroupWatcher(self.brokers, owners, ("loader", "second"), Telemetry(self.bench.counters))
 
     @property
     def owner(self) -> PartitionOwner:
@@ -284,6 +288,13 @@ async def test_one_question_a_group_for_all_that_is_owned(world: World) -> None:
     world.brokers.asked.clear()
     await world.rounds()
     assert set(world.brokers.asked) <= wanted
+
+
+async def test_without_groups_nothing_runs() -> None:
+    watcher = GroupWatcher(Brokers(), list, (), Telemetry(Bench().counters))
+    watcher.start()
+    assert watcher._task is None
+    await watcher.stop()
 
 
 async def test_nobody_is_asked_before_the_observations_were_heard(world: World) -> None:
