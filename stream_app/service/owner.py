@@ -107,7 +107,6 @@ class PartitionOwner:
 
     def _forget(self, trouble: str) -> None:
         self._ledger = None
-        self._said.clear()
         self.rows, self.clean_end_read_ms = [], None
         self.flushed_read = self.flushed_observed = None
         self.trouble = trouble
