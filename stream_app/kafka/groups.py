@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from stream_app.kafka.cluster import Cluster, refusal, topic_of
 from stream_app.kafka.connection import KafkaSettings
-from stream_app.kafka.failures import BrokerError, KafkaError, MalformedError, RefusedError
+from stream_app.kafka.failures import BrokerError, KafkaError, MalformedError, RefusedError, UnreachableError
 from stream_app.kafka.group_protocol import (
     Partition,
     decode_find_coordinator,
@@ -50,7 +50,8 @@ class Groups:
             return await self._committed(group, partitions)
         except KafkaError as error:
             known = self._coordinators.pop(group, None)
-            if known is None or not (isinstance(error, BrokerError) and error.code in _ELSEWHERE):
+            moved = isinstance(error, UnreachableError) or (isinstance(error, BrokerError) and error.code in _ELSEWHERE)
+            if known is None or not moved:
                 raise
         return await self._committed(group, partitions)
 

@@ -117,7 +117,8 @@ class ClusterService(Service):
         self.cluster_id = "unknown"
         self._status = StatusReader(plan.aiokafka, plan.app_id, app.view, app.telemetry)
         self._life = Life(plan.aiokafka, plan.app_id, self.sign_of_life, app.telemetry)
-        self._groups = GroupWatcher(Groups(plan.reader.with_client_id(plan.app_id)), app.owners.owners, app.telemetry)
+        groups = Groups(plan.reader.with_client_id(plan.app_id))
+        self._groups = GroupWatcher(groups, app.owners.owners, plan.groups, app.telemetry)
 
     async def on_start(self) -> None:
         """Until brokers answer and the internal topics exist."""

@@ -119,9 +119,11 @@ class Target:
 class GroupWatcher:
     """One loop for all groups of this worker; a question to each of them runs by itself."""
 
-    def __init__(self, asking: Asking, owners: Callable[[], Iterable[PartitionOwner]], telemetry: Telemetry) -> None:
-        """``owners``: of the partitions owned now."""
-        self._asking, self._owners, self._telemetry = asking, owners, telemetry
+    def __init__(
+        self, asking: Asking, owners: Callable[[], Iterable[PartitionOwner]], groups: Collection[str], telemetry: Telemetry
+    ) -> None:
+        """``owners``: of the partitions owned now. ``groups``: all that stand in the configuration."""
+        self._asking, self._owners, self._groups, self._telemetry = asking, owners, groups, telemetry
         self._watches: dict[Key, Watch] = {}
         self._rounds: dict[str, asyncio.Task[None]] = {}
         self._due: dict[str, float] = {}
@@ -129,8 +131,9 @@ class GroupWatcher:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Watch in the background until stopped."""
-        self._task = asyncio.create_task(self._run(), name="groups")
+        """Watch in the background until stopped; without groups there is nothing to do."""
+        if self._groups:
+            self._task = asyncio.create_task(self._run(), name="groups")
 
     async def stop(self) -> None:
         """End at once."""
@@ -143,10 +146,12 @@ class GroupWatcher:
     async def _run(self) -> None:
         while True:
             now = asyncio.get_running_loop().time()
-            for group, targets in self._targets().items():
-                if group not in self._rounds and now >= self._due.get(group, 0.0):
-                    self._due[group] = now + EVERY_SECONDS
-                    self._rounds[group] = task = asyncio.create_task(self._round(group, targets), name=f"group {group}")
+            due = [group for group in self._groups if group not in self._rounds and now >= self._due.get(group, 0.0)]
+            targets = self._targets() if due else {}
+            for group in due:
+                self._due[group] = now + EVERY_SECONDS
+                if group in targets:
+                    self._rounds[group] = task = asyncio.create_task(self._round(group, targets[group]), name=f"group {group}")
                     task.add_done_callback(partial(self._ended, group))
             await asyncio.sleep(TICK_SECONDS)
 

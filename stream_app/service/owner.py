@@ -111,7 +111,6 @@ class PartitionOwner:
         if self._ledger is not None:
             leave(self.partition, self._ledger, self._mirrors)
         self._ledger = None
-        self._said.clear()
         self.rows, self.clean_end_read_ms = [], None
         self.flushed_read = self.flushed_observed = None
         self.trouble = trouble

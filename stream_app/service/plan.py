@@ -60,6 +60,12 @@ class Plan:
     confluent: Mapping[str, Any]
     reader: KafkaSettings
 
+    @property
+    def groups(self) -> frozenset[str]:
+        """Consumer groups whose commits are claims of some sink."""
+        policies = [policy for topic in self.topics.values() for policy in topic.rules.policies.values()]
+        return frozenset(policy.group for policy in policies if policy.group is not None)
+
 
 def plan(config: Config, existing: Iterable[str] = ()) -> Plan:
     """``existing``: topics of the cluster, for patterns; needed only where there are some."""

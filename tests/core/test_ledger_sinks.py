@@ -95,11 +95,13 @@ def test_a_look_from_before_an_order_says_nothing_of_the_sink_that_has_its_name_
     rig.wait()
     (due,) = rig.ledger.candidates()
     order(rig, "s")
-    rig.observe((0, 20))
+    rig.observe((0, 3), (4, 20))
     rig.wait()
-    rig.ledger.candidates()
+    (fresh,) = rig.ledger.candidates()
     rig.ledger.settle(due, everything_there(due), rig.now)
-    assert not rig.sink().missing()
+    assert not rig.sink().missing(), "nobody has looked at 3 yet"
+    rig.ledger.settle(fresh, everything_there(fresh), rig.now)
+    assert list(rig.sink().missing().runs()) == [(3, 4)]
 
 
 def test_one_that_comes_back_before_its_time_has_what_it_had() -> None:

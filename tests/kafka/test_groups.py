@@ -61,9 +61,17 @@ async def test_a_coordinator_that_goes_away_is_looked_for_again(groups: Groups, 
     cluster.stop_node(1)
     cluster.drop_connections()
     cluster.groups["loader"].coordinator = 0
-    with pytest.raises(UnreachableError):
-        await groups.committed("loader", ASKED)
     assert (await groups.committed("loader", ASKED))[("orders", 0)] == 10
+
+
+async def test_a_coordinator_that_nobody_can_reach(groups: Groups, cluster: FakeCluster) -> None:
+    cluster.groups["loader"].coordinator = 1
+    await groups.committed("loader", ASKED)
+    cluster.stop_node(1)
+    cluster.drop_connections()
+    for _ in range(2):
+        with pytest.raises(UnreachableError):
+            await groups.committed("loader", ASKED)
 
 
 async def test_a_coordinator_that_moves_on_and_on_is_given_up(groups: Groups, cluster: FakeCluster) -> None:

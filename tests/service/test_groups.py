@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
@@ -45,6 +46,8 @@ class Brokers:
     starts: dict[Partition, int] = field(default_factory=dict)
     failure: KafkaError | None = None
     start_failure: KafkaError | None = None
+    gate: asyncio.Event | None = None
+    """Starts are told when it is set."""
     asked: list[tuple[str, frozenset[Partition]]] = field(default_factory=list)
     closed: bool = False
 
@@ -57,6 +60,8 @@ class Brokers:
     async def log_starts(self, partitions: Collection[Partition]) -> dict[Partition, int]:
         if self.start_failure is not None:
             raise self.start_failure
+        if self.gate is not None:
+            await self.gate.wait()
         return {partition: self.starts.get(partition, 0) for partition in partitions}
 
     async def close(self) -> None:
@@ -74,7 +79,11 @@ class World:
 
     def __post_init__(self) -> None:
         self.bench.policies, self.bench.floors = {"legacy": policy()}, {"legacy": "first"}
-        self.watcher = GroupWatcher(self.brokers, lambda: [one for one in self.bench.owners if one.ledger], Telemetry(self.bench.counters))
+
+        def owners() -> list[PartitionOwner]:
+            return [one for one in self.bench.owners if one.ledger]
+
+        self.watcher = GroupWatcher(self.brokers, owners, ("loader", "second"), Telemetry(self.bench.counters))
 
     @property
     def owner(self) -> PartitionOwner:
@@ -177,9 +186,13 @@ async def test_what_retention_took_first_is_expired(world: World) -> None:
 
 
 async def test_what_was_gone_before_anybody_could_see_which_came_first_is_unobserved(world: World) -> None:
-    await world.begin()
+    owner = await world.begin()
     await world.commit(10)
-    assert await world.commit(80, start=50) == [("unobserved", [[10, 49]], None), ("received", [[50, 79]], 80)]
+    world.brokers.starts[HERE], world.brokers.commits[HERE] = 50, 80
+    owner.fold_log(log_read(100, 110, log_start=50))  # both are news of the same moment
+    await until(lambda: len(world.written()) == 3, "what is said")
+    assert [(one["status"], one["runs"]) for one in world.written()[1:]] == [("unobserved", [[10, 49]]), ("received", [[50, 79]])]
+    await world.hear()
     await world.settle()
     await until(lambda: world.row().explained, "the row")
     assert (world.row().explained, world.row().missing) == ({"unobserved": 40}, 0)
@@ -234,6 +247,21 @@ async def test_a_log_made_anew_begins_anew(world: World) -> None:
     assert world.written()[1]["runs"] == [[0, 29]]
 
 
+async def test_an_answer_about_a_log_that_is_another_one_since_is_not_used(world: World) -> None:
+    owner = await world.begin()
+    await world.commit(10)
+    world.brokers.gate = asyncio.Event()
+    world.brokers.commits[HERE] = 80
+    await world.rounds(0)
+    ledger = owner.ledger
+    assert ledger is not None
+    ledger.recreate(bytes(16), world.bench.port.ends_now, 0, observations_end=0, compacted=False, partitions=1)
+    world.brokers.commits[HERE] = None
+    world.brokers.gate.set()
+    await world.rounds()
+    assert len(world.written()) == 1
+
+
 # --- a sink that reports itself ---
 
 
@@ -284,6 +312,13 @@ async def test_one_question_a_group_for_all_that_is_owned(world: World) -> None:
     world.brokers.asked.clear()
     await world.rounds()
     assert set(world.brokers.asked) <= wanted
+
+
+async def test_without_groups_nothing_runs() -> None:
+    watcher = GroupWatcher(Brokers(), list, (), Telemetry(Bench().counters))
+    watcher.start()
+    assert watcher._task is None
+    await watcher.stop()
 
 
 async def test_nobody_is_asked_before_the_observations_were_heard(world: World) -> None:
@@ -358,10 +393,11 @@ async def test_a_group_that_cant_be_asked_makes_its_sink_unknown_and_is_asked_le
         await world.rounds(2)
         world.bench.clock.now_ms += 60_000
         await until(lambda: world.told(), "the event")
+        await until(lambda: world.watcher._failures["loader"] > 5, "failures")
+        assert world.watcher._due["loader"] - asyncio.get_running_loop().time() > 10 * groups_module.EVERY_SECONDS
     assert world.told() == [("sink.unknown", "b1:9092 can't be reached")]
     await until(lambda: world.row().unknown == "b1:9092 can't be reached", "the row")
     assert [line["reason"] for line in lines if "group loader" in line["event"]] == ["b1:9092 can't be reached"]
-    assert world.watcher._due["loader"] - world.watcher._due.get("nobody", 0) > 0
     world.brokers.failure = None
     await until(lambda: len(world.told()) == 2, "the event")
     assert world.told()[1] == ("sink.known", None)

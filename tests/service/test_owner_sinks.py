@@ -135,8 +135,9 @@ async def test_one_that_nobody_heard_of_is_left_alone(bench: Bench) -> None:
 # --- what is said of a sink ---------------------------------------------------------------------------------------------
 
 
-async def test_what_is_said_travels_with_the_flush(bench: Bench) -> None:
+async def test_what_is_said_travels_with_the_flush_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     owner = await bench.begun()
+    monkeypatch.setattr(owner_module, "FLUSH_SECONDS", 60.0)
     owner.say([Observation("billing", ((0, 2),), claim=2, source="group:g", sequence=0)])
     await until(lambda: any(bench.writer.to(NAMES.observations)), "it is written")
     (record,) = [record for write in bench.writer.to(NAMES.observations) for record in write]

@@ -83,6 +83,7 @@ def test_groups(load_config: LoadConfig) -> None:
         "billing": Policy("billing", group="billing/orders-eu: v2", checks=("group",)),
     }
     assert (rules.unknown_after_ms, rules.forget_after_ms) == (60_000, 2 * 86_400_000)
+    assert made.groups == {"loader", "billing/orders-eu: v2"}
 
 
 def test_patterns_mean_topics_that_exist(load_config: LoadConfig) -> None:
