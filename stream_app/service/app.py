@@ -28,6 +28,7 @@ from stream_app.service.agents import add_agents
 from stream_app.service.backend import Backend
 from stream_app.service.context import Context
 from stream_app.service.metrics import Counters, Metrics
+from stream_app.service.observing import ObservationsWriter
 from stream_app.service.owners import OwnedPartitions
 from stream_app.service.plan import Plan
 from stream_app.service.plan import plan as make_plan
@@ -84,6 +85,7 @@ class GapstreamApp(faust.App):
     telemetry: Telemetry
     plan: Plan
     backend: Backend
+    observing: ObservationsWriter
     wire_owners: Callable[[str], None]
     """Called once the cluster's id is known."""
 
@@ -199,6 +201,7 @@ class ClusterService(Service):
 
     async def on_stop(self) -> None:
         """After Faust's services: owners were released by the consumer."""
+        await self._app.observing.close()
         await self._app.owners.stop()
         await self._life.stop()
         await self._status.stop()
@@ -253,7 +256,10 @@ def create_app(config: Config, existing: Iterable[str] = ()) -> GapstreamApp:
     metrics = Metrics(
         app.owners.rows, app.telemetry.counters, app.view, clock_ms, granularity=config.metrics.granularity, labels=config.metrics.labels
     )
-    app.backend = Backend(app, app.owners, app.view, metrics, clock_ms, lambda: app.cluster.trouble)
+    app.observing = ObservationsWriter(
+        plan.confluent, app.topic_names, lambda: (app.cluster.partitions, app.cluster.trouble), topics.find, app.telemetry
+    )
+    app.backend = Backend(app, app.owners, app.view, metrics, clock_ms, lambda: app.cluster.trouble, app.observing)
     assert isinstance(app.web, Web)
     install(app.web.web_app, Api(app.backend, config.http, metrics_need_token=config.metrics.require_token))
     return app

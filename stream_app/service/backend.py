@@ -10,6 +10,7 @@ from stream_app.service.metrics import Metrics
 from stream_app.service.owners import OwnedPartitions
 from stream_app.service.view import StatusView
 from stream_app.web.api import Readiness
+from stream_app.web.observations import Observing
 
 
 class Backend:
@@ -23,9 +24,10 @@ class Backend:
         metrics: Metrics,
         clock: Callable[[], int],
         trouble: Callable[[], str | None],
+        observing: Observing,
     ) -> None:
         """``trouble``: why the cluster can't be used now."""
-        self.view = view
+        self.view, self.observing = view, observing
         self.draining = False
         self._app, self._owners, self._metrics, self._clock, self._trouble = app, owners, metrics, clock, trouble
 

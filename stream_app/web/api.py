@@ -1,12 +1,14 @@
 """What is asked over HTTP and how it is answered: one handler per request of contract section 8.
 
-Handlers read memory only, so none of them waits for Kafka. Who may ask is decided before, in ``web.server``.
+Handlers of questions read memory only, so none of them waits for Kafka; ``web.observations`` does, with a bound. Who may ask is
+decided before, in ``web.server``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Protocol
 
 import msgspec
@@ -15,6 +17,7 @@ from aiohttp import web
 from stream_app.core.model import Cause, Reason
 from stream_app.service.view import GAPS_LIMIT, GAPS_LIMIT_MAX, Allow, BadCursor, StatusView
 from stream_app.web.auth import Asker, Scope, TokenConfig
+from stream_app.web.observations import BODY_BYTES_MAX, RETRY_AFTER_SECONDS, Intake, Observing
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """Prometheus' text format (prometheus.io, exposition formats)."""
@@ -48,6 +51,10 @@ class Backend(Protocol):
 
     def clock_ms(self) -> int:
         """Now."""
+
+    @property
+    def observing(self) -> Observing:
+        """Where observations go."""
 
 
 class HttpConfig(Protocol):
@@ -98,6 +105,7 @@ class Api:
         """``metrics_need_token``: ``metrics.require_token`` of the configuration."""
         self.backend = backend
         self.http = http
+        self._intake = Intake(backend.observing)
         read = Scope.READ
         rows = frozenset({"topic", "sink"})
         self.endpoints: tuple[Endpoint, ...] = (
@@ -108,6 +116,7 @@ class Api:
             Endpoint("GET", "/api/status", self.status, read),
             Endpoint("GET", "/api/partitions", self.partitions, read, rows),
             Endpoint("GET", "/api/gaps", self.gaps, read, rows | {"partition", "cause", "all", "limit", "cursor"}),
+            Endpoint("POST", "/api/observations", self.observations, Scope.OBSERVE, body_max=BODY_BYTES_MAX),
         )
 
     async def livez(self, request: web.Request, asker: Asker, query: Query) -> web.Response:
@@ -161,6 +170,14 @@ class Api:
         except BadCursor as error:
             raise BadRequest(f"{error}: leave cursor out to begin anew") from error
         return answer(found)
+
+    async def observations(self, request: web.Request, asker: Asker, query: Query) -> web.Response:
+        """Take observations, and say of each line whether Kafka has it."""
+        status, body = await self._intake.take(request, asker)
+        response = answer(body, status)
+        if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+            response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        return response
 
     def _view(self) -> StatusView:
         if not self.backend.view.loaded:

@@ -12,6 +12,7 @@ from stream_app.service.backend import Backend
 from stream_app.service.metrics import Counters, Metrics
 from stream_app.service.owners import OwnedPartitions
 from stream_app.service.view import StatusView
+from tests.web.kit import Observed
 
 
 class World:
@@ -26,7 +27,13 @@ class World:
         self.view.loaded = True
         metrics = Metrics(list, Counters(), self.view, lambda: 7)
         self.backend = Backend(
-            cast(faust.App, self.app), cast(OwnedPartitions, self.owned), self.view, metrics, lambda: 7, lambda: self.trouble
+            cast(faust.App, self.app),
+            cast(OwnedPartitions, self.owned),
+            self.view,
+            metrics,
+            lambda: 7,
+            lambda: self.trouble,
+            Observed(),
         )
 
     def reasons(self) -> list[str]:
