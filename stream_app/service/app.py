@@ -33,6 +33,7 @@ from stream_app.service.explain import Explainer
 from stream_app.service.groups import GroupWatcher
 from stream_app.service.metrics import Counters, Metrics
 from stream_app.service.mirrors import Mirror
+from stream_app.service.observing import ObservationsWriter
 from stream_app.service.orders import Orders
 from stream_app.service.owners import OwnedPartitions
 from stream_app.service.plan import Plan
@@ -90,6 +91,7 @@ class GapstreamApp(faust.App):
     telemetry: Telemetry
     plan: Plan
     backend: Backend
+    observing: ObservationsWriter
     wire_owners: Callable[[str], None]
     """Called once the cluster's id is known."""
 
@@ -214,6 +216,7 @@ class ClusterService(Service):
     async def on_stop(self) -> None:
         """After Faust's services: owners were released by the consumer."""
         await self._groups.stop()
+        await self._app.observing.close()
         await self._app.owners.stop()
         await self._life.stop()
         await self._status.stop()
@@ -278,7 +281,10 @@ def create_app(config: Config, existing: Iterable[str] = ()) -> GapstreamApp:
     readings = {topic: one.reading for topic, one in plan.topics.items()}
     explainer = Explainer(plan.reader, readings, topics.describe, app.view, clock_ms)
     orders = Orders(plan.aiokafka, app.topic_names, lambda: app.cluster.partitions)
-    app.backend = Backend(app, app.owners, app.view, metrics, clock_ms, lambda: app.cluster.trouble, explainer, orders)
+    app.observing = ObservationsWriter(
+        plan.confluent, app.topic_names, lambda: (app.cluster.partitions, app.cluster.trouble), topics.find, app.telemetry
+    )
+    app.backend = Backend(app, app.owners, app.view, metrics, clock_ms, lambda: app.cluster.trouble, explainer, orders, app.observing)
     assert isinstance(app.web, Web)
     install(app.web.web_app, Api(app.backend, config.http, metrics_need_token=config.metrics.require_token))
     return app

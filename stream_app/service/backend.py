@@ -13,6 +13,7 @@ from stream_app.service.orders import Orders
 from stream_app.service.owners import OwnedPartitions
 from stream_app.service.view import Allow, StatusView
 from stream_app.web.api import Readiness
+from stream_app.web.observations import Observing
 
 
 class Backend:
@@ -28,9 +29,10 @@ class Backend:
         trouble: Callable[[], str | None],
         explainer: Explainer,
         orders: Orders,
+        observing: Observing,
     ) -> None:
         """``trouble``: why the cluster can't be used now."""
-        self.view = view
+        self.view, self.observing = view, observing
         self._explainer, self._orders = explainer, orders
         self.draining = False
         self._app, self._owners, self._metrics, self._clock, self._trouble = app, owners, metrics, clock, trouble

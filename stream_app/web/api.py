@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -18,6 +19,7 @@ from stream_app.service.explain import OFFSETS_MAX, CannotAsk, NotThere
 from stream_app.service.view import GAPS_LIMIT, GAPS_LIMIT_MAX, Allow, BadCursor, StatusView
 from stream_app.web.auth import Asker, Scope, TokenConfig
 from stream_app.web.changes import BODY_MAX, DropSink, read_change
+from stream_app.web.observations import BODY_BYTES_MAX, RETRY_AFTER_SECONDS, Intake, Observing
 
 T = TypeVar("T")
 
@@ -66,6 +68,10 @@ class Backend(Protocol):
 
     async def drop_sink(self, topic: str, sink: str, by: str) -> int:
         """Have a sink forgotten by all who own partitions of the topic; how many partitions were told. Raises Unavailable."""
+
+    @property
+    def observing(self) -> Observing:
+        """Where observations go."""
 
 
 class HttpConfig(Protocol):
@@ -120,6 +126,7 @@ class Api:
         """``metrics_need_token``: ``metrics.require_token`` of the configuration."""
         self.backend = backend
         self.http = http
+        self._intake = Intake(backend.observing)
         read = Scope.READ
         rows = frozenset({"topic", "sink"})
         self.endpoints: tuple[Endpoint, ...] = (
@@ -132,6 +139,7 @@ class Api:
             Endpoint("GET", "/api/gaps", self.gaps, read, rows | {"partition", "cause", "all", "limit", "cursor"}),
             Endpoint("GET", "/api/explain", self.explain, read, rows | {"partition", "first", "last"}),
             Endpoint("POST", "/api/sinks/drop", self.drop_sink, Scope.WRITE, body_max=BODY_MAX),
+            Endpoint("POST", "/api/observations", self.observations, Scope.OBSERVE, body_max=BODY_BYTES_MAX),
         )
 
     async def livez(self, request: web.Request, asker: Asker, query: Query) -> web.Response:
@@ -222,6 +230,14 @@ class Api:
                 raise web.HTTPConflict(reason=message)
         partitions = await self.backend.drop_sink(wanted.topic, wanted.sink, asker.name)
         return answer({"topic": wanted.topic, "sink": wanted.sink, "partitions": partitions})
+
+    async def observations(self, request: web.Request, asker: Asker, query: Query) -> web.Response:
+        """Take observations, and say of each line whether Kafka has it."""
+        status, body = await self._intake.take(request, asker)
+        response = answer(body, status)
+        if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+            response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        return response
 
     def _view(self) -> StatusView:
         if not self.backend.view.loaded:

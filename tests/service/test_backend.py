@@ -14,6 +14,7 @@ from stream_app.service.metrics import Counters, Metrics
 from stream_app.service.orders import Orders
 from stream_app.service.owners import OwnedPartitions
 from stream_app.service.view import StatusView
+from tests.web.kit import Observed
 
 
 class World:
@@ -38,6 +39,7 @@ class World:
             lambda: self.trouble,
             cast(Explainer, self),
             cast(Orders, self.orders),
+            Observed(),
         )
 
     async def explain(self, *asked: Any, **options: Any) -> dict[str, Any]:

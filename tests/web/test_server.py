@@ -27,7 +27,7 @@ OPEN = ["/livez", "/healthz", "/readyz", "/metrics"]
 CLOSED = ["/api/status", "/api/partitions", "/api/gaps"]
 ASKED = ["/api/explain"]
 """Closed, and an error without parameters."""
-CHANGING = ["/api/sinks/drop"]
+CHANGING = ["/api/sinks/drop", "/api/observations"]
 
 
 async def error_of(client: Client, path: str, status: int, method: str = "GET", **headers: str) -> str:
