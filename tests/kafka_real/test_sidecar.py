@@ -57,7 +57,7 @@ class Watched:
             "bootstrap.servers": self.kit.bootstrap, "group.id": group or uuid.uuid4().hex, "enable.auto.commit": False,
             "auto.offset.reset": "earliest", "fetch.wait.max.ms": 20, "log_level": 2, **options,
         }  # fmt: skip
-        consumer = sidecar.wrap(Consumer(conf), conf)
+        consumer = sidecar.wrap(Consumer(conf))
         self.opened.callback(consumer.close)
         return consumer
 
@@ -215,7 +215,6 @@ def test_a_rebalance_forgets_what_was_not_committed(watch: Callable[..., Watched
     assert partition in revoked
     assert [message.offset() for message in moved] == [5, 6, 7, 8, 9]
     new.commit(asynchronous=False)
-    old.commit(offsets=[TopicPartition(watched.topic, partition, 10)])  # no longer its own: forgotten
     assert stay.flush(PATIENCE_S)
     assert [(one["source"], one["runs"]) for one in watched.said(partition)] == [(stay.source, [[0, 4]]), (come.source, [[5, 9]])]
 

@@ -30,6 +30,12 @@ class Bench:
     def consumer(self, **options: Any) -> FakeConsumer:
         return FakeConsumer(self.journal, **options)
 
+    def wrapped(self, sidecar: Sidecar | None = None, *, auto_commit: bool = False, **options: Any) -> tuple[Any, FakeConsumer]:
+        """A wrapped consumer, and the consumer inside."""
+        inside = self.consumer(**options)
+        conf = {"group.id": "g", "enable.auto.commit": auto_commit, "enable.auto.offset.store": options.get("auto_store", True)}
+        return (sidecar or self.sidecar()).wrap(inside, conf), inside
+
     @property
     def producer(self) -> FakeProducer:
         return self.producers[-1]
@@ -54,3 +60,12 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is sent because time has passed: a commit, a flush or the end must ask for it."""
     monkeypatch.setattr("gapstream_sidecar.reporter.LINGER_S", 3_600.0)
+    monkeypatch.setattr("gapstream_sidecar.reporter.SKIPPED_LINGER_S", 3_600.0)
+
+
+@pytest.fixture
+def spent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One observation a partition may go at once; the next ones have to wait for their turn, which does not come."""
+    monkeypatch.setattr("gapstream_sidecar.pace.BURST", 1)
+    monkeypatch.setattr("gapstream_sidecar.pace.IN_ORDER_S", 3_600.0)
+    monkeypatch.setattr("gapstream_sidecar.pace.SKIPPED_S", 3_600.0)
