@@ -12,7 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from gapstream_sidecar.complaints import Complaints
 from gapstream_sidecar.deliveries import Key
 from gapstream_sidecar.follower import Follower, Terms
-from gapstream_sidecar.messages import origin_of, records, replays, runs
+from gapstream_sidecar.messages import Run, origin_of, records, replays, runs
 from gapstream_sidecar.reporter import Reporter
 
 Callback = Callable[[Any, list[TopicPartition]], Any]
@@ -53,6 +53,7 @@ class ConsumerFollower(Follower):
         self._explicit = terms.explicit
         self._automatic = terms.automatic and not terms.explicit
         self._auto_store = auto_store
+        self._leasing = self._automatic and in_group
         self._reads_committed = in_group and not terms.automatic
         self._inherit_at = float("-inf")
         self._rides = True
@@ -104,6 +105,8 @@ class ConsumerFollower(Follower):
             origin = origin_of(headers) if headers else None
             if origin is not None:
                 self.deliveries.replayed(topic, partition, offset, *origin)
+        if self._leasing:
+            self._lease({(topic, partition): (offset, offset + 1)})
 
     def _note_all(self, messages: list[Message]) -> None:
         noted = records(messages)
@@ -111,11 +114,24 @@ class ConsumerFollower(Follower):
             return
         origins = replays(noted)
         with self.lock:
-            if not self._nothing_skipped(len(noted)):
-                for run in runs(noted):
+            if self._nothing_skipped(len(noted)):
+                handed_out = {one.key: (one.stop, one.stop) for one in self.deliveries.followed} if self._leasing else {}
+            else:
+                found = runs(noted)
+                for run in found:
                     self.deliveries.add(*run)
+                handed_out = _spans(found) if self._leasing else {}
             if origins:
                 self.note_replays(origins)
+        if handed_out:
+            self._lease(handed_out)
+
+    def _lease(self, handed_out: Mapping[Key, tuple[int, int]]) -> None:
+        """Under auto-commit: what is handed out must have been said before the client can commit it."""
+        keys = self.outrun(handed_out)
+        if keys:
+            self.reporter.settle(keys, self.terms.observe_before_commit, keys)
+            self.take_over(keys)
 
     def _nothing_skipped(self, count: int) -> bool:
         """Whether the positions alone say what was delivered; then it is noted."""
@@ -337,6 +353,7 @@ class ConsumerFollower(Follower):
         """Send what there is to say, so that the next owner has less to say."""
         if self._automatic:
             self.harvest()
+            self.say_no_more(keys)
         self.unassigned(keys)
         self.reporter.settle(self.affected(keys), self.terms.observe_before_commit, keys)
 
@@ -376,6 +393,8 @@ class ConsumerFollower(Follower):
     def _end(self) -> None:
         if self._automatic:
             self.harvest()
+            self.say_no_more()
+            self.reporter.hurry(None, None)
         self.unassigned()
 
     def _follow(self, change: Callable[[], None]) -> None:
@@ -466,6 +485,15 @@ def with_metadata(part: TopicPartition, texts: Mapping[Key, str]) -> TopicPartit
     if part.leader_epoch is None:
         return TopicPartition(part.topic, part.partition, part.offset, text)
     return TopicPartition(part.topic, part.partition, part.offset, text, part.leader_epoch)
+
+
+def _spans(found: Iterable[Run]) -> dict[Key, tuple[int, int]]:
+    """First offset and stop of each partition."""
+    spans: dict[Key, tuple[int, int]] = {}
+    for topic, partition, first, stop in found:
+        low, high = spans.get((topic, partition), (first, stop))
+        spans[topic, partition] = (min(low, first), max(high, stop))
+    return spans
 
 
 def _is_too_large(part: TopicPartition) -> bool:

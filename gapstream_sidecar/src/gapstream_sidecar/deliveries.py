@@ -227,6 +227,11 @@ class Deliveries:
         """The assigned partitions of which something was handed out."""
         return [key for key, state in self._partitions.items() if state.active]
 
+    def stop(self, key: Key) -> int:
+        """One past the last record handed out; 0 where there was none."""
+        state = self._partitions.get(key)
+        return 0 if state is None else state.stop
+
     def known(self, keys: Iterable[Key]) -> list[Key]:
         """Those of which something was handed out here."""
         return [key for key in keys if key in self._partitions]

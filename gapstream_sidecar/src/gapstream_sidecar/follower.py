@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from gapstream_sidecar.carried import decode
 from gapstream_sidecar.complaints import Complaints
 from gapstream_sidecar.deliveries import Asked, Deliveries, Key
+from gapstream_sidecar.leases import Lease, Session, unknown
 from gapstream_sidecar.messages import Origin
 from gapstream_sidecar.reporter import Reporter
+from gapstream_sidecar.tail import PATIENCE_S, TailReader
 
 INHERIT_WITHIN_S = 5.0
 """So long after an assignment nobody else can own the partition: shorter than any usual session timeout. What is read later
@@ -28,12 +30,14 @@ class Terms:
     ``observe_before_commit``: seconds that a commit may wait for its observation.
     ``automatic``: the client commits what it handed out by itself, so what it handed out is received when the application
     comes back.
+    ``tail``: finds what former owners said last; None where nothing is committed.
     """
 
     explicit: bool
     observe_before_commit: float
     max_bytes: int
     automatic: bool = False
+    tail: TailReader | None = None
 
 
 class Follower:
@@ -45,6 +49,9 @@ class Follower:
         self.terms = terms
         self.lock = threading.RLock()  # a signal handler may commit or close in the middle of a poll
         self.deliveries = Deliveries(terms.max_bytes, ripening=terms.automatic)
+        self._leases: dict[Key, Lease] = {}
+        self._opened: set[Key] = set()
+        """Partitions of which nothing was acknowledged yet since they came."""
         self._related: dict[Key, set[Key]] = {}
         """Partition -> where its records were replayed from, as long as that is not acknowledged."""
         self._owned: set[Key] = set()
@@ -102,6 +109,51 @@ class Follower:
 
     # ------------------------------------------------------------------------------------------------ what comes back
 
+    def outrun(self, handed_out: Mapping[Key, tuple[int, int]]) -> list[Key]:
+        """Partitions that were handed out further than was said before: it is said now, and has to be acknowledged.
+
+        ``handed_out``: first offset and stop by partition.
+        """
+        found: list[Key] = []
+        with self.lock:
+            for key, (first, stop) in handed_out.items():
+                lease = self._leases.get(key)
+                if lease is None:
+                    lease = self._leases[key] = Lease(first)
+                    self._opened.add(key)
+                if stop > lease.upto:
+                    if not found:
+                        self._tell(self.deliveries.take_ripe())
+                    lease.outrun(stop)
+                    self.reporter.announce(key, lease.ahead)
+                    found.append(key)
+        return found
+
+    def take_over(self, keys: Iterable[Key]) -> None:
+        """These were said to be handed out: where that was for the first time, find out what former owners left unsaid."""
+        with self.lock:
+            opened = [key for key in keys if key in self._opened and self.reporter.leased(key)]
+            self._opened.difference_update(keys)
+            if opened and self.terms.tail is not None:
+                self.reporter.hold(opened, PATIENCE_S + 1.0)
+                self.terms.tail.find(opened, self.reporter.source, self._found)
+
+    def _found(self, key: Key, owners: list[Session]) -> None:
+        with self.lock:
+            lease = self._leases.get(key)
+            lost = unknown(owners, lease.began) if lease is not None else []
+        if lost:
+            self.reporter.add_lost(key, lost)
+        self.reporter.release(key)
+
+    def say_no_more(self, keys: Iterable[Key] | None = None) -> None:
+        """Everything that was handed out of these partitions (None: of all) is reported; it will not be handed out further."""
+        with self.lock:
+            for key in list(self._leases if keys is None else keys):
+                lease = self._leases.pop(key, None)
+                if lease is not None:
+                    self.reporter.announce(key, (lease.began, lease.began))
+
     def come_back(self) -> None:
         """The application asks for more: what a client commits by itself is received."""
         if self.terms.automatic and not self.terms.explicit:
@@ -114,6 +166,9 @@ class Follower:
         try:
             with self.lock:
                 self._tell(self.deliveries.take_ripe())
+                for key, lease in self._leases.items():
+                    if lease.renew(self.deliveries.stop(key), self.reporter.leased(key) or 0):
+                        self.reporter.announce(key, lease.ahead)
         except Exception as error:
             self.reporter.fault("reporting deliveries", error)
 

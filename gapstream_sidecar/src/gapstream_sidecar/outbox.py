@@ -9,6 +9,7 @@ commit's metadata before it is sent.
 from __future__ import annotations
 
 import json
+from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -64,11 +65,12 @@ class Layer:
 class InFlight:
     """The one observation of a partition that is not yet acknowledged."""
 
-    __slots__ = ("layer", "payload")
+    __slots__ = ("layer", "leased", "payload")
 
-    def __init__(self, layer: Layer, payload: bytes) -> None:
+    def __init__(self, layer: Layer, payload: bytes, leased: int) -> None:
         self.layer = layer
         self.payload = payload
+        self.leased = leased
 
     @property
     def size(self) -> int:
@@ -86,6 +88,7 @@ class Outgoing:
         "in_flight",
         "key",
         "launched",
+        "leased",
         "lost",
         "lost_number",
         "lost_serial",
@@ -99,6 +102,7 @@ class Outgoing:
         "since",
         "slow",
         "tails",
+        "told",
         "unknown",
         "urgent",
         "version",
@@ -137,7 +141,11 @@ class Outgoing:
         self.unknown = False
         """The brokers don't know the topic of observations, or this partition of it: nobody watches."""
         self.ahead: tuple[int, int] | None = None
-        """Of a consumer that commits by itself: what it may be handed, from and up to, without having reported it."""
+        """Of a consumer that commits by itself: where it was handed out records first, and how far it may be."""
+        self.told = 0
+        """One past the highest offset that was sent."""
+        self.leased = 0
+        """How far the last acknowledged observation lets it go."""
         self.version = 0
         """Changes when what is not acknowledged changes in any other way than by one more offset at its end."""
 
@@ -169,7 +177,7 @@ class Outgoing:
 
     def ends_at(self, offset: int | None) -> bool:
         """Whether the newest layer ends with a run up to ``offset``: as far as a commit of ``offset`` says by itself."""
-        return bool(self.queue) and self.queue[-1].runs.bounds[-1] == offset
+        return bool(self.queue) and self.queue[-1].runs.bounds[-1:] == array("q", [offset or 0])
 
 
 @dataclass(slots=True)
@@ -234,6 +242,20 @@ class Outbox:
         if state.edge not in (None, first):
             state.pace.skipped = True
         state.edge = stop
+
+    def announce(self, key: Key, ahead: tuple[int, int]) -> Outgoing:
+        """Say how far the partition may be handed out, with the next observation: if there is none, with an empty one."""
+        state = self.of(key)
+        if state.ahead is None or state.ahead[0] != ahead[0]:
+            state.told = 0
+        state.ahead = ahead
+        if not state.is_waiting():
+            state.serial += 1
+            state.number += 1
+            state.queue.append(Layer(RECEIVED, None, state.serial, state.number))
+            state.tails[RECEIVED, None] = state.queue[-1]
+            self._grew(state, state.queue[-1].size)
+        return state
 
     def add_carried(self, row: Carried) -> Outgoing:
         """Queue what another owner said and could not send."""
@@ -309,8 +331,9 @@ class Outbox:
         state.launched = layer.number
         state.version += 1
         state.pace.sent(now, more=state.is_waiting())
+        state.told = max(state.told, *layer.runs.bounds[-1:], 0)
         payload = _encode(self.sink, self.source, state, layer, at)
-        state.in_flight = InFlight(layer, payload)
+        state.in_flight = InFlight(layer, payload, 0 if state.ahead is None else state.ahead[1])
         self.size += state.in_flight.size
         self.in_flight_bytes += state.in_flight.size
         return state.in_flight
@@ -342,6 +365,8 @@ class Outbox:
 
     def acknowledged(self, state: Outgoing) -> None:
         """The observation in flight is in the topic."""
+        if state.in_flight is not None:
+            state.leased = state.in_flight.leased
         self._landed(state)
         state.slow = state.unknown = False
 
@@ -371,12 +396,13 @@ class Outbox:
 
     def rows(self, state: Outgoing) -> Iterator[Carried]:
         """What is not acknowledged, the oldest first, as it travels in a commit's metadata."""
-        if state.in_flight is not None:
+        if state.in_flight is not None and state.in_flight.layer.runs:
             yield self._row(state, state.in_flight.layer)
         if state.lost:
             yield Carried(state.key, "", 0, UNOBSERVED, None, state.lost)
         for layer in state.queue:
-            yield self._row(state, layer)
+            if layer.runs:
+                yield self._row(state, layer)
 
     def _row(self, state: Outgoing, layer: Layer) -> Carried:
         source, number = layer.origin or (self.source, layer.number)
@@ -457,5 +483,6 @@ def _encode(sink: str, source: str, state: Outgoing, layer: Layer, at: str) -> b
     who, number = layer.origin or (source, layer.number)
     said |= {"source": who, "sequence": number, "at": at}
     if state.ahead is not None:
-        said["ahead"] = list(state.ahead)
+        told = max(state.ahead[0], state.told)
+        said["ahead"] = [told, max(told, state.ahead[1])]
     return json.dumps(said, separators=(",", ":")).encode()

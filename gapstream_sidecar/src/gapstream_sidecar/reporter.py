@@ -219,6 +219,30 @@ class Reporter:
             if not self._refused(row.runs):
                 self._queued(self._outbox.unpark(row))
 
+    def announce(self, key: Key, ahead: tuple[int, int]) -> None:
+        """Say with the partition's next observation how far it may be handed out; see ``leases``."""
+        with self._changed:
+            if not self._closed:
+                self._queued(self._outbox.announce(key, ahead))
+
+    def leased(self, key: Key) -> int | None:
+        """How far it may be handed out by what is acknowledged; None where nobody watches."""
+        with self._changed:
+            state = self._outbox.of(key)
+            return None if state.unknown else state.leased
+
+    def hold(self, keys: Iterable[Key], seconds: float) -> None:
+        """Send nothing more about these partitions for so long, or until the hold is over."""
+        with self._changed:
+            for key in keys:
+                self._outbox.of(key).held_until = self._clock() + seconds
+
+    def release(self, key: Key) -> None:
+        """The hold is over."""
+        with self._changed:
+            self._outbox.of(key).held_until = float("-inf")
+            self._changed.notify_all()
+
     def is_idle(self, key: Key) -> bool:
         """Whether everything about the partition is acknowledged, or nobody watches it."""
         with self._changed:
@@ -256,7 +280,7 @@ class Reporter:
             if self._closing:
                 return
             self._closing = True
-        flushed = self.flush(timeout)
+        flushed = self.flush(timeout / 2) or self._flush_held(timeout / 2)
         with self._changed:
             self._closed = True
             if not flushed:
@@ -275,6 +299,12 @@ class Reporter:
         self._producer = None
         self._retired.clear()
         _LIVE.discard(self)
+
+    def _flush_held(self, timeout: float) -> bool:
+        """What is held for the sake of order goes now, or never."""
+        for key in list(self._outbox.partitions):
+            self.release(key)
+        return self.flush(timeout)
 
     # ---------------------------------------------------------------------------------------- inside, lock is held
 
@@ -324,11 +354,11 @@ class Reporter:
         self._ensure_running()
         now = self._clock()
         for state in states:
-            if state.held_until > now or not (forced is None or state.key in forced or state.pace.allowed_at() <= now):
+            if not (forced is None or state.key in forced or state.pace.allowed_at() <= now):
                 continue
             state.urgent = state.serial
             self._send(state)
-            if not state.slow:
+            if not state.slow and state.held_until <= now:
                 awaited.append((state, state.serial))
         self._changed.notify_all()
         return states, awaited
@@ -348,9 +378,9 @@ class Reporter:
 
     def _send(self, state: Outgoing) -> None:
         """Put the partition's next observation in flight, if it may be."""
-        if state.in_flight is not None or not state.is_waiting() or not self._outbox.may_send():
-            return
         now = self._clock()
+        if state.in_flight is not None or not state.is_waiting() or state.held_until > now or not self._outbox.may_send():
+            return
         self._outbox.launch(state, datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"), now)
         state.since = now
         if not state.is_waiting():

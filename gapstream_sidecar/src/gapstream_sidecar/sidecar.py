@@ -19,7 +19,8 @@ from gapstream_sidecar.follower import Terms
 from gapstream_sidecar.outbox import QUARANTINED
 from gapstream_sidecar.producer import Transaction, WrappedProducer
 from gapstream_sidecar.reporter import Reporter, Stats, client_settings
-from gapstream_sidecar.settings import producer_settings
+from gapstream_sidecar.settings import connection_settings, producer_settings
+from gapstream_sidecar.tail import TailReader
 
 C = TypeVar("C")
 
@@ -60,6 +61,7 @@ class Sidecar:
         self._complaints = Complaints()
         self._followers: WeakSet[ConsumerFollower] = WeakSet()
         self._in_transactions = False
+        self._tail = TailReader(connection_settings(conf), f"{app_id}.observations.", sink, self._complaints)
         try:
             self._reporter = Reporter(
                 _producer_maker(conf, max_backlog_bytes, self._complaints),
@@ -118,7 +120,7 @@ class Sidecar:
         return WrappedProducer(Transaction(producer, lambda: () if self._explicit else list(self._followers), self._reporter.fault))
 
     def _terms(self, *, automatic: bool) -> Terms:
-        return Terms(self._explicit, self._observe_before_commit, self._max_backlog_bytes, automatic)
+        return Terms(self._explicit, self._observe_before_commit, self._max_backlog_bytes, automatic, self._tail)
 
     # -------------------------------------------------------------------------------------------------- by hand
 
