@@ -250,7 +250,7 @@ def test_T14_a_sink_that_is_slower_than_the_cleaner(kafka: KafkaCluster, scene: 
     wanted = {"missing": 1, "records": end, "explained": {"compacted": end - 30 - (len(left) - early)}, "duplicates": 0}
     scene.await_row(topic, wanted)
     assert read < end
-    assert scene.missing(topic) == lost
+    scene.await_missing(topic, lost)
     assert {one["type"] for one in scene.told(topic)} == {"gap.opened"}
 
 
@@ -274,7 +274,7 @@ def test_T15_a_topic_that_is_compacted_from_now_on(kafka: KafkaCluster, scene: S
     left = [offset for offset in kit.delivered(topic) if offset > 4]
     scene.observer.received(topic, 0, *runs(left[1:]))
     scene.await_row(topic, {"missing": 1, "explained": {"compacted": end - 5 - len(left)}})
-    assert scene.missing(topic) == {left[0]}
+    scene.await_missing(topic, {left[0]})
     assert event_ranges(scene.told(topic)) == [("gap.opened", "billing", "not_received", [[left[0], left[0]]])]
 
 

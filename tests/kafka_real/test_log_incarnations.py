@@ -78,7 +78,7 @@ def judge_anew(scene: Scene, name: str, records: int) -> None:
     explained = {"unobserved": len(UNKNOWN)}
     wanted = {"records": records + 20, "missing": 2, "observed": records + 15, "explained": explained, "duplicates": 0}
     scene.await_row(topic, wanted)
-    assert scene.missing(topic) == lost_of(records)
+    scene.await_missing(topic, lost_of(records))
     told = scene.told(topic)
     closed, anew = (some := [one for one in told if (one["partition"], one["sink"]) == (0, SINK)])[:2], some[2:]
     assert event_ranges(closed) == [(kind, SINK, "not_received", [[40, 49]]) for kind in ("gap.opened", "gap.explained")]

@@ -197,7 +197,7 @@ def test_T09_an_open_transaction(scene: Scene) -> None:
     producer.commit_transaction(30)
     producer.close()
     scene.await_row(topic, {"missing": 4, "log_read_offset": 22, "records": 20, "absent": {"transaction_marker": 2}})
-    assert scene.missing(topic) == {10, 11, 12, 17}
+    scene.await_missing(topic, {10, 11, 12, 17})
     scene.observer.received(topic, 0, [10, 12], [17, 17])
     scene.await_row(topic, {"missing": 0, "state": "ok"})
     assert scene.await_commit(topic) == 22

@@ -51,6 +51,10 @@ class Scene:
         """Offsets listed as gaps of the sink."""
         return listed(self.worker.get(f"/api/gaps?topic={topic}&sink={SINK}")).get((topic, partition, SINK), set())
 
+    def await_missing(self, topic: str, wanted: set[int], partition: int = 0) -> None:
+        """Until these and no others are listed: rows and lists come by partitions of the status topic that are read one after the other."""
+        eventually(lambda: self.missing(topic, partition) == wanted, f"what is missing of {topic}: {sorted(wanted)[:9]}")
+
     def told(self, topic: str, *, kinds: Iterable[str] | None = None) -> list[dict[str, Any]]:
         """The events of a topic, those of each key in their order; ``kinds``: of these types only."""
         events = [json.loads(message.value() or b"") for message in self.rig.read(f"{self.rig.app_id}.alerts")]
