@@ -417,11 +417,16 @@ class Consumer(faust_aiokafka.Consumer):
         return {TP(topic, partition): [read] for (topic, partition), read in self.owners.reads().items()}
 
     def _take_turn(self, fetched: Fetched, found: dict[TP, list[Any]]) -> None:
-        """Hand on what is not stale: what was fetched before a seek or an assignment is fetched again from where that led."""
+        """Hand on what is not stale: what was fetched before a seek or an assignment is fetched again from where that led.
+
+        A changelog that was paused meanwhile is recovered: what comes of it now was written by its owner here, who has it in the
+        store already. Faust would keep it for its next recovery, and put the old over the new then.
+        """
+        active = self._get_active_partitions()
         for tp in self._turn_of:
             records = fetched.records.get(tp, [])
             if self.owners.kind(tp.topic) != "observations":
-                if records and fetched.epochs.get(tp, 0) == self._thread.epoch(tp):
+                if records and tp in active and fetched.epochs.get(tp, 0) == self._thread.epoch(tp):
                     found[tp] = list(records)
                 continue
             epoch, position = self._stamps.get(tp, (-1, 0))
