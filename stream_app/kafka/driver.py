@@ -26,7 +26,7 @@ from faust.transport.drivers import aiokafka as faust_aiokafka
 from faust.types import TP, ConsumerMessage, Message
 from mode import Service
 
-from stream_app.kafka import patches  # noqa: F401  # importing it applies the mends
+from stream_app.kafka import patches  # importing it applies the mends, too
 from stream_app.kafka.assignor import GroupedAssignor
 from stream_app.kafka.store import NO_OP_KEY
 
@@ -154,6 +154,7 @@ class Thread(faust_aiokafka.AIOKafkaConsumerThread):
 
     async def on_start(self) -> None:
         """Start aiokafka; from now on note when each fetch was sent."""
+        asyncio.get_running_loop().set_exception_handler(patches.on_loop_error)
         await super().on_start()
         fetcher = self._ensure_consumer()._fetcher
         process = fetcher._proc_fetch_request
