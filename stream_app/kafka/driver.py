@@ -43,7 +43,7 @@ be as long."""
 
 TAKE_IN_FIRST_SECONDS = 15.0
 TAKE_IN_LAST_SECONDS = 600.0
-"""Pauses between requests for an assignment that leaves nothing out: each stops the work of all for a moment."""
+"""Pauses between requests for an assignment of what there is: each stops the work of all for a moment."""
 
 Partition = tuple[str, int]
 
@@ -264,9 +264,9 @@ class Thread(faust_aiokafka.AIOKafkaConsumerThread):
     async def _resume_input(self, tp: TP) -> None:
         self._ensure_consumer().resume(TopicPartition(tp.topic, tp.partition))
 
-    def left_out(self, changelogs: Mapping[str, int]) -> set[Partition]:
-        """Partitions of these changelogs that the present generation hands to nobody. From any thread."""
-        return cast(GroupedAssignor, self._assignor).left_out(changelogs)
+    def amiss(self, changelogs: Mapping[str, int]) -> set[Partition]:
+        """Partitions of these changelogs that the present generation hands to nobody, or that are no more. From any thread."""
+        return cast(GroupedAssignor, self._assignor).amiss(changelogs)
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         try:
@@ -335,10 +335,10 @@ class Consumer(faust_aiokafka.Consumer):
         await self._thread.rejoin()
 
     async def take_in(self, changelogs: Mapping[str, int]) -> None:
-        """Have the group assign anew where partitions of these changelogs are handed to nobody; not too often."""
+        """Have the group assign anew where partitions of these changelogs are handed to nobody, or are no more; not too often."""
         known = {topic: count for topic, count in changelogs.items() if topic in self._subscribed}
         now = asyncio.get_running_loop().time()
-        if not known or not self._thread.left_out(known):
+        if not known or not self._thread.amiss(known):
             self._asked_again = (0.0, TAKE_IN_FIRST_SECONDS)
         elif now >= self._asked_again[0]:
             pause = self._asked_again[1]

@@ -228,7 +228,7 @@ async def test_rejoin_asks_the_coordinator(bench: Bench) -> None:
 async def test_the_group_is_asked_to_hand_out_what_it_left_out_but_not_too_often(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     now, left = [100.0], {("c", 1)}
     monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now[0])
-    monkeypatch.setattr(bench.thread, "left_out", lambda changelogs: left if "c" in changelogs else set())
+    monkeypatch.setattr(bench.thread, "amiss", lambda changelogs: left if "c" in changelogs else set())
     await bench.consumer.take_in({"c": 2})
     assert bench.kafka.journal == [], "what is not subscribed to is handed to nobody by right"
     bench.consumer._subscribed = {"c"}
