@@ -25,17 +25,22 @@ class GroupedAssignor(PartitionAssignor):
         """Protocol name in the group: another one than Faust's, since the rule is another."""
         return "gapstream"
 
-    def left_out(self, partitions: Mapping[str, int]) -> set[tuple[str, int]]:
-        """Partitions of changelogs, by how many there are, that this generation hands to no worker; none while there is no generation.
+    def amiss(self, partitions: Mapping[str, int]) -> set[tuple[str, int]]:
+        """Partitions of changelogs, by how many there are to be handed out, that this generation hands to no worker, and those that it
+        hands out though they are no more; none while there is no generation.
 
-        A static member that comes back is given what it had (KIP-345), whatever grew meanwhile.
+        A static member that comes back is given what it had (KIP-345), whatever grew or was made anew meanwhile.
         """
         if not self.changelog_distribution:
             return set()
         handed = {
-            (topic, number) for topics in self.changelog_distribution.values() for topic, numbers in topics.items() for number in numbers
+            (topic, number)
+            for topics in self.changelog_distribution.values()
+            for topic, numbers in topics.items()
+            for number in numbers
+            if topic in partitions
         }
-        return {(topic, number) for topic, count in partitions.items() for number in range(count)} - handed
+        return {(topic, number) for topic, count in partitions.items() for number in range(count)} ^ handed
 
     def _perform_assignment(self, cluster: Any, member_metadata: Mapping[str, Any]) -> Any:
         """As Faust's, with what members held reduced to what exists.

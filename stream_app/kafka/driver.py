@@ -26,7 +26,7 @@ from faust.transport.drivers import aiokafka as faust_aiokafka
 from faust.types import TP, ConsumerMessage, Message
 from mode import Service
 
-from stream_app.kafka import patches  # noqa: F401  # importing it applies the mends
+from stream_app.kafka import patches  # importing it applies the mends, too
 from stream_app.kafka.assignor import GroupedAssignor
 from stream_app.kafka.store import NO_OP_KEY
 
@@ -43,7 +43,7 @@ be as long."""
 
 TAKE_IN_FIRST_SECONDS = 15.0
 TAKE_IN_LAST_SECONDS = 600.0
-"""Pauses between requests for an assignment that leaves nothing out: each stops the work of all for a moment."""
+"""Pauses between requests for an assignment of what there is: each stops the work of all for a moment."""
 
 Partition = tuple[str, int]
 
@@ -154,6 +154,7 @@ class Thread(faust_aiokafka.AIOKafkaConsumerThread):
 
     async def on_start(self) -> None:
         """Start aiokafka; from now on note when each fetch was sent."""
+        asyncio.get_running_loop().set_exception_handler(patches.on_loop_error)
         await super().on_start()
         fetcher = self._ensure_consumer()._fetcher
         process = fetcher._proc_fetch_request
@@ -263,9 +264,9 @@ class Thread(faust_aiokafka.AIOKafkaConsumerThread):
     async def _resume_input(self, tp: TP) -> None:
         self._ensure_consumer().resume(TopicPartition(tp.topic, tp.partition))
 
-    def left_out(self, changelogs: Mapping[str, int]) -> set[Partition]:
-        """Partitions of these changelogs that the present generation hands to nobody. From any thread."""
-        return cast(GroupedAssignor, self._assignor).left_out(changelogs)
+    def amiss(self, changelogs: Mapping[str, int]) -> set[Partition]:
+        """Partitions of these changelogs that the present generation hands to nobody, or that are no more. From any thread."""
+        return cast(GroupedAssignor, self._assignor).amiss(changelogs)
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         try:
@@ -334,10 +335,10 @@ class Consumer(faust_aiokafka.Consumer):
         await self._thread.rejoin()
 
     async def take_in(self, changelogs: Mapping[str, int]) -> None:
-        """Have the group assign anew where partitions of these changelogs are handed to nobody; not too often."""
+        """Have the group assign anew where partitions of these changelogs are handed to nobody, or are no more; not too often."""
         known = {topic: count for topic, count in changelogs.items() if topic in self._subscribed}
         now = asyncio.get_running_loop().time()
-        if not known or not self._thread.left_out(known):
+        if not known or not self._thread.amiss(known):
             self._asked_again = (0.0, TAKE_IN_FIRST_SECONDS)
         elif now >= self._asked_again[0]:
             pause = self._asked_again[1]
@@ -417,11 +418,16 @@ class Consumer(faust_aiokafka.Consumer):
         return {TP(topic, partition): [read] for (topic, partition), read in self.owners.reads().items()}
 
     def _take_turn(self, fetched: Fetched, found: dict[TP, list[Any]]) -> None:
-        """Hand on what is not stale: what was fetched before a seek or an assignment is fetched again from where that led."""
+        """Hand on what is not stale: what was fetched before a seek or an assignment is fetched again from where that led.
+
+        A changelog that was paused meanwhile is recovered: what comes of it now was written by its owner here, who has it in the
+        store already. Faust would keep it for its next recovery, and put the old over the new then.
+        """
+        active = self._get_active_partitions()
         for tp in self._turn_of:
             records = fetched.records.get(tp, [])
             if self.owners.kind(tp.topic) != "observations":
-                if records and fetched.epochs.get(tp, 0) == self._thread.epoch(tp):
+                if records and tp in active and fetched.epochs.get(tp, 0) == self._thread.epoch(tp):
                     found[tp] = list(records)
                 continue
             epoch, position = self._stamps.get(tp, (-1, 0))

@@ -5,6 +5,8 @@ All are small and named here, so that a newer aiokafka is checked against them b
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import Any
 
 import aiokafka.client
@@ -12,6 +14,8 @@ from aiokafka import errors
 from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.producer.message_accumulator import MessageBatch
 from aiokafka.protocol.metadata import MetadataRequest
+
+log = logging.getLogger("gapstream.kafka")
 
 _contains_abort_marker = PartitionRecords._contains_abort_marker
 _failure = MessageBatch.failure
@@ -46,6 +50,18 @@ def failure(self: Any, exception: BaseException) -> None:
     _failure(self, exception)
     if not self._drain_waiter.cancelled():
         self._drain_waiter.exception()
+
+
+def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """For the loops that aiokafka works in: an error of Kafka that nobody waited for is told where somebody did.
+
+    What else asyncio reports is a defect, with its traceback.
+    """
+    error = context.get("exception")
+    if isinstance(error, errors.KafkaError):
+        log.debug("a Kafka error that nobody waited for: %s: %s", type(error).__name__, error)
+    else:
+        loop.default_exception_handler(context)
 
 
 PartitionRecords._contains_abort_marker = contains_abort_marker

@@ -57,7 +57,8 @@ class StateStore(Store):
         """Apply changelog records as they came, each partition's with its offset in one WriteBatch.
 
         Records of another table's changelog are left out: Faust's recovery hands over what it finds queued of a partition
-        that it does not track any more, to whichever table came last.
+        that it does not track any more, to whichever table came last. So are those that the copy holds already, for it also
+        keeps records until a later recovery, and newer ones may have been mirrored since.
         """
         changes: dict[int, Changes] = {}
         offsets: dict[int, int] = {}
@@ -66,7 +67,12 @@ class StateStore(Store):
             if message.topic not in self.table.changelog_topic.topics:
                 continue
             partition = message.partition
-            offsets[partition] = max(message.offset, offsets.get(partition, -1))
+            if partition not in offsets:
+                held = self.persisted_offset(message.tp)
+                offsets[partition] = -1 if held is None else held
+            if message.offset <= offsets[partition]:
+                continue
+            offsets[partition] = message.offset
             found = changes.setdefault(partition, [])
             if message.key != NO_OP_KEY:
                 found.append((cast(bytes, message.key), message.value))

@@ -15,12 +15,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import structlog
-from aiokafka.errors import KafkaError
 
 from stream_app.config import Config
+from stream_app.kafka.patches import on_loop_error
 from stream_app.kafka.topics import Topics, TopicsUnavailable
 from stream_app.service.app import RETRY_SECONDS, GapstreamApp
 from stream_app.service.metrics import Counters
@@ -160,7 +159,7 @@ async def run(app: GapstreamApp) -> int:
     """Start, wait for SIGTERM or SIGINT (or a crash), stop; the exit status."""
     asked = _until_signal()
     app.loop = asyncio.get_running_loop()
-    app.loop.set_exception_handler(_on_loop_error)
+    app.loop.set_exception_handler(on_loop_error)
     app.finalize()
     app.worker_init_post_autodiscover()
     starting = asyncio.create_task(app.start(), name="start")
@@ -178,15 +177,6 @@ async def run(app: GapstreamApp) -> int:
         leave_in_time(1)
     await _stop(app, starting)
     return int(crashed)
-
-
-def _on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Errors of Kafka that nobody waited for are told where somebody did; what else asyncio reports is a defect, with its traceback."""
-    error = context.get("exception")
-    if isinstance(error, KafkaError):
-        log.debug("a Kafka error that nobody waited for", error=f"{type(error).__name__}: {error}")
-    else:
-        loop.default_exception_handler(context)
 
 
 async def _stop(app: GapstreamApp, starting: asyncio.Task[None]) -> None:

@@ -167,8 +167,9 @@ def test_who_held_a_partition_keeps_it(assignor: GroupedAssignor) -> None:
     assert found["a"]["orders"] == [0, 2]
 
 
-def test_what_a_generation_hands_to_nobody_is_left_out(assignor: GroupedAssignor) -> None:
-    assert assignor.left_out({"c": 2}) == set(), "there is no generation yet"
+def test_what_a_generation_hands_to_nobody_and_what_is_no_more_is_amiss(assignor: GroupedAssignor) -> None:
+    assert assignor.amiss({"c": 2}) == set(), "there is no generation yet"
     assignor.changelog_distribution = {"http://a": {"c": [0, 2]}, "http://b": {"c": [1], "d": [0]}}
-    assert assignor.left_out({"c": 3, "d": 1}) == set()
-    assert assignor.left_out({"c": 5, "e": 1}) == {("c", 3), ("c", 4), ("e", 0)}
+    assert assignor.amiss({"c": 3, "d": 1}) == set()
+    assert assignor.amiss({"c": 5, "e": 1}) == {("c", 3), ("c", 4), ("e", 0)}
+    assert assignor.amiss({"c": 1, "d": 1}) == {("c", 1), ("c", 2)}, "it was made anew with fewer"

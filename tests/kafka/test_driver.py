@@ -141,9 +141,11 @@ class Bench:
         """One turn of the thread, in this loop."""
         return await self.thread._fetch(set(tps), 0.0)
 
-    def take(self, fetched: Fetched, *tps: TP) -> dict[TP, list[Any]]:
-        """What of it is handed on."""
+    def take(self, fetched: Fetched, *tps: TP, paused: Iterable[TP] = ()) -> dict[TP, list[Any]]:
+        """What of it is handed on; ``paused``: by Faust, while it was fetched."""
         found: dict[TP, list[Any]] = {}
+        self.consumer.resume_partitions(set(tps))
+        self.consumer.pause_partitions(set(paused))
         self.consumer._turn_of = set(tps)
         self.consumer._take_turn(fetched, found)
         return found
@@ -226,7 +228,7 @@ async def test_rejoin_asks_the_coordinator(bench: Bench) -> None:
 async def test_the_group_is_asked_to_hand_out_what_it_left_out_but_not_too_often(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     now, left = [100.0], {("c", 1)}
     monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now[0])
-    monkeypatch.setattr(bench.thread, "left_out", lambda changelogs: left if "c" in changelogs else set())
+    monkeypatch.setattr(bench.thread, "amiss", lambda changelogs: left if "c" in changelogs else set())
     await bench.consumer.take_in({"c": 2})
     assert bench.kafka.journal == [], "what is not subscribed to is handed to nobody by right"
     bench.consumer._subscribed = {"c"}
@@ -340,6 +342,15 @@ async def test_after_a_seek_the_end_is_told_again(bench: Bench, monkeypatch: pyt
     assert len(again.records[CHANGELOG]) == 1
     assert bench.take(first, CHANGELOG) == {}, "what was fetched before the seek is stale"
     assert list(bench.take(again, CHANGELOG)) == [CHANGELOG]
+
+
+async def test_what_comes_of_a_recovered_changelog_is_dropped(bench: Bench) -> None:
+    """It was paused while the fetch was under way: what it brings was written here, after the recovery."""
+    bench.kafka.states = {CHANGELOG: State(position=3)}
+    bench.kafka.found = {CHANGELOG: [record(CHANGELOG, offset) for offset in range(3)]}
+    fetched = await bench.fetch(CHANGELOG)
+    assert bench.take(fetched, CHANGELOG, paused=[CHANGELOG]) == {}
+    assert list(bench.take(fetched, CHANGELOG)) == [CHANGELOG]
 
 
 # --- stamps -------------------------------------------------------------------------------------------------------------

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 from collections.abc import Sequence
 
 import aiokafka.client
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED, PartitionRecords
-from aiokafka.errors import KafkaError, ProducerFenced
+from aiokafka.errors import KafkaError, ProducerFenced, UnknownTopicOrPartitionError
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageBatch
 from aiokafka.protocol.metadata import MetadataRequest, MetadataRequest_v4, MetadataRequest_v5, MetadataRequestStruct
 from aiokafka.record.memory_records import MemoryRecords
@@ -106,3 +107,18 @@ def test_metadata_are_asked_without_making_topics(topics: list[str] | None, vers
     loud = MetadataRequest(topics).build(version).encode()
     assert (quiet[-1], loud[-1]) == (0, 1), "the flag is the last byte"
     assert quiet[:-1] == loud[:-1]
+
+
+async def test_an_error_of_kafka_that_nobody_waited_for_is_told_where_somebody_did(caplog: pytest.LogCaptureFixture) -> None:
+    """A commit that was given up goes on for a moment, and may fail then; what else nobody waited for is a defect."""
+    asyncio.get_running_loop().set_exception_handler(patches.on_loop_error)
+
+    async def fail(error: Exception) -> None:
+        raise error
+
+    for error in (UnknownTopicOrPartitionError(), RuntimeError("a defect")):
+        await asyncio.wait([asyncio.create_task(fail(error))])
+        gc.collect()
+    told = [record.message for record in caplog.records if record.levelno > logging.DEBUG]
+    assert [one.splitlines()[0] for one in told] == ["Task exception was never retrieved"]
+    assert "a defect" in told[0]

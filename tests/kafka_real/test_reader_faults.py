@@ -14,7 +14,7 @@ from kafka_cluster import KafkaCluster
 from stream_app.kafka.cluster import Cluster, fetch
 from stream_app.kafka.connection import KafkaSettings
 from stream_app.kafka.failures import BrokerError
-from stream_app.kafka.protocol import ClusterInfo, ErrorCode, Isolation, TopicInfo, Want
+from stream_app.kafka.protocol import ClusterInfo, ErrorCode, Isolation, Leader, TopicInfo, Want
 from stream_app.kafka.trouble import TroubleKind
 from tests.support.kafka_kit import KafkaKit
 from tests.support.leaders import make_placed
@@ -84,40 +84,53 @@ class StaleCluster(Cluster):
 
 @pytest.fixture
 async def lagging(kafka3: KafkaCluster, kit3: KafkaKit) -> AsyncIterator[str]:
-    """A topic whose follower, node 1, is up and serves, but lacks most of the log: its replication is throttled to a standstill."""
-    topic, throttle, value = "lagging", "follower.replication.throttled.rate", b"v" * 200_000
+    """A topic whose follower, node 1, is up and serves, but lacks most of the log.
+
+    The leader's replication is throttled to a standstill: out of sync, the follower gets its first megabyte, and another one
+    whenever ten seconds have passed.
+    """
+    topic, throttle, value = "lagging", "leader.replication.throttled.rate", b"v" * 400_000
     await asyncio.to_thread(make_placed, kit3, topic, [0, 1], **{"min.insync.replicas": "1"})
-    await asyncio.to_thread(kit3.set_topic_config, topic, {"follower.replication.throttled.replicas": "0:1"})
-    await asyncio.to_thread(kit3.set_broker_config, 1, {throttle: "1"})
+    await asyncio.to_thread(kit3.set_topic_config, topic, {"leader.replication.throttled.replicas": "0:0"})
+    await asyncio.to_thread(kit3.set_broker_config, 0, {throttle: "1"})
+    await asyncio.to_thread(kit3.produce, topic, 0, 5, conf={"acks": "all"})
     await asyncio.to_thread(kafka3.stop_broker, 1)
     try:
-        await asyncio.to_thread(kit3.produce, topic, 0, 30, value=value, conf={"acks": "1", "batch.num.messages": 1})
+        await asyncio.to_thread(kit3.produce, topic, 0, 25, value=value, conf={"acks": "1", "batch.num.messages": 1})
     finally:
         await asyncio.to_thread(kafka3.start_broker, 1)
     yield topic
-    await asyncio.to_thread(kit3.set_broker_config, 1, {throttle: None})
+    await asyncio.to_thread(kit3.set_broker_config, 0, {throttle: None})
     kit3.delete_topics(topic)
+
+
+async def ask_the_follower(asked: Cluster, topic: str) -> Leader:
+    """What it answers; who really leads."""
+    try:
+        info = (await asked.metadata([topic])).topics[topic]
+        leader = info.leaders[0]
+        assert leader.node == 0
+        connection = await asked.connection(1)
+        for epoch, refused in ((-1, ErrorCode.OFFSET_OUT_OF_RANGE), (leader.epoch, ErrorCode.NONE)):
+            want = Want(topic, info.topic_id, 0, 25, leader.epoch, epoch, 1000)
+            frame, (section,) = await fetch(connection, [want], isolation=Isolation.READ_UNCOMMITTED, max_wait_ms=0, max_bytes=1000)
+            frame.release()
+            assert (section.error, section.diverging is None) == (refused, refused != ErrorCode.NONE)
+        follower = replace(leader, node=1)
+        with pytest.raises(BrokerError, match="NOT_LEADER_OR_FOLLOWER"):
+            await asked.ends(topic, 0, follower)
+        with pytest.raises(BrokerError, match="NOT_LEADER_OR_FOLLOWER"):
+            await asked.epoch_end(topic, 0, follower, leader.epoch)
+        return leader
+    finally:
+        await asked.close()
 
 
 @pytest.mark.timeout(180)
 async def test_t31_a_follower_that_lags_is_not_believed(kafka3: KafkaCluster, lagging: str) -> None:
     """It serves consumers (KIP-392), refuses our position, and says that our logs differ: only the leader decides."""
     settings = settings_for(kafka3)
-    asked = Cluster(settings)
-    info = (await asked.metadata([lagging])).topics[lagging]
-    leader = info.leaders[0]
-    assert leader.node == 0
-    follower = replace(leader, node=1)
-    connection = await asked.connection(1)
-    for epoch, refused in ((-1, ErrorCode.OFFSET_OUT_OF_RANGE), (leader.epoch, ErrorCode.NONE)):
-        want = Want(lagging, info.topic_id, 0, 25, leader.epoch, epoch, 1000)
-        frame, (section,) = await fetch(connection, [want], isolation=Isolation.READ_UNCOMMITTED, max_wait_ms=0, max_bytes=1000)
-        frame.release()
-        assert (section.error, section.diverging is None) == (refused, refused != ErrorCode.NONE)
-    for question in (asked.ends(lagging, 0, follower), asked.epoch_end(lagging, 0, follower, leader.epoch)):
-        with pytest.raises(BrokerError, match="NOT_LEADER_OR_FOLLOWER"):
-            await question
-    await asked.close()
+    leader = await ask_the_follower(Cluster(settings), lagging)
     async with owning(settings) as owner:
         stale = StaleCluster(settings)
         owner.reader._cluster = stale
