@@ -14,6 +14,7 @@ import json
 import sys
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from confluent_kafka import Producer
@@ -40,8 +41,13 @@ class Measured:
     longest_block_ms: float
 
 
-def fill(bootstrap: str, topic: str, partitions: int, records: int, size: int, shape: str, codec: str) -> None:
-    """Writes ``records`` records of ``size`` bytes; ``single``: one a batch; ``transactions``: that, and a marker per 100."""
+def fill(
+    bootstrap: str, topic: str, partitions: int, records: int, size: int, shape: str, codec: str, values: Sequence[bytes] = ()
+) -> None:
+    """Writes ``records`` records of ``size`` bytes; ``single``: one a batch; ``transactions``: that, and a marker per 100.
+
+    ``values`` are written in turn; without any, one letter is repeated.
+    """
     single = shape != "batches"
     conf: dict[str, str | int] = {
         "bootstrap.servers": bootstrap,
@@ -55,7 +61,7 @@ def fill(bootstrap: str, topic: str, partitions: int, records: int, size: int, s
     if shape == "transactions":
         conf["transactional.id"] = topic
     producer = Producer(conf)
-    value = b"v" * max(1, size - RECORD_OVERHEAD)
+    values = values or [b"v" * max(1, size - RECORD_OVERHEAD)]
     if shape == "transactions":
         producer.init_transactions(30)
     per_transaction = 99 * partitions
@@ -67,7 +73,9 @@ def fill(bootstrap: str, topic: str, partitions: int, records: int, size: int, s
         while True:
             try:
                 # Runs of one partition fill batches.
-                producer.produce(topic, value, partition=number // 1000 % partitions if not single else number % partitions)
+                producer.produce(
+                    topic, values[number % len(values)], partition=number // 1000 % partitions if not single else number % partitions
+                )
                 break
             except BufferError:
                 producer.poll(0.05)

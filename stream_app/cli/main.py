@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "status": ("stream_app.cli.status", "Complete through when, and what is missing, per topic and sink."),
     "gaps": ("stream_app.cli.gaps", "List open gaps."),
     "partitions": ("stream_app.cli.partitions", "List topics, partitions and sinks, one row each."),
+    "explain": ("stream_app.cli.explain", "Say why offsets are what they are: verdict, evidence, states, records."),
     "watch": ("stream_app.cli.watch", "Follow the alerts, one line per event."),
     "sink": ("stream_app.cli.sink", "Forget a sink that left the configuration."),
     "config": ("stream_app.cli.config_cmd", "Print the effective configuration, secrets masked."),

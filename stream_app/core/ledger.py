@@ -573,7 +573,7 @@ class Ledger:
                 now_ms,
                 horizon=sink.horizon,
                 log_start=self.log.start,
-                log_end=self.log.end,
+                log_end=self.log.bound,
                 **facts,  # type: ignore[arg-type]  # the facts are fields of Event, named by the callers above
             )
         )

@@ -179,6 +179,14 @@ class ObservationRead:
     value: bytes | None
 
 
+class Listed(msgspec.Struct, array_like=True):
+    """The lowest runs of a set, as many as there is room for."""
+
+    runs: list[Run] = []
+    to: int | None = None
+    """Nothing is told of the set at or above it; None: all of it is listed."""
+
+
 class Row(msgspec.Struct, kw_only=True, omit_defaults=False):
     """One row of ``partitions``: a (topic, partition, sink) as of the last flush. Names as in contract section 8."""
 
@@ -218,6 +226,15 @@ class Row(msgspec.Struct, kw_only=True, omit_defaults=False):
     oldest_gap_opened_at_ms: int | None = None
     expires_at_ms: int | None = None
     checked_at_ms: int | None = None
+    settled_offset: int | None = None
+    """All below it is judged; None: nothing is yet. Of the log: how far it was read."""
+    received: Listed = msgspec.field(default_factory=Listed)
+    """Received at and above ``settled_offset``; below it, received is what is neither absent nor unread and in no gap."""
+    unread: Listed = msgspec.field(default_factory=Listed)
+    compacted: Listed = msgspec.field(default_factory=Listed)
+    """Of the log: the holes that were taken for compaction's."""
+    ever_compacted: bool | None = None
+    """Of the log: whether cleanup.policy was ``compact`` at any time since first sight; None: unknown."""
     pages: int = 0
     """Records of gaps that stand on the status topic for this row; those of higher numbers are left over from an earlier owner."""
     updated_at_ms: int

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from heapq import heappop, heappush
+from itertools import islice
 
 from stream_app.core.codec import topic_id_text
 from stream_app.core.ledger import LOG_SINK, Ledger
-from stream_app.core.model import Cause, Gap, Row, Run
+from stream_app.core.model import Absent, Cause, Gap, Listed, Row, Run
+from stream_app.core.offsets import OffsetSet
 from stream_app.core.openings import Opening
 from stream_app.core.sink import SinkState
+
+LISTED_MAX = 32
+"""Runs of each set that a row lists, about 600 bytes: a row is written with every flush."""
 
 
 def rows(ledger: Ledger, now_ms: int) -> list[Row]:
@@ -35,7 +40,7 @@ def _row(ledger: Ledger, sink: SinkState, now_ms: int) -> Row:
         reason=_reason(sink, heard),
         log_start_offset=log.start,
         log_read_offset=log.read,
-        log_end_offset=log.end,
+        log_end_offset=log.bound,
         floor_offset=log.origin if is_log else sink.floor,
         horizon_offset=log.read if is_log else sink.horizon,
         records=log.records,
@@ -55,6 +60,11 @@ def _row(ledger: Ledger, sink: SinkState, now_ms: int) -> Row:
         oldest_gap_opened_at_ms=min((opening.opened_at_ms for opening in sink.openings), default=None),
         expires_at_ms=_expires(ledger, sink),
         checked_at_ms=ledger.heard_ms,
+        settled_offset=log.read if is_log else sink.settled,
+        received=_listed(sink.received),
+        unread=_listed(log.unread if is_log else sink.unread),
+        compacted=_listed(log.absent[Absent.COMPACTED]) if is_log else Listed(),
+        ever_compacted=log.ever_compacted if is_log else None,
         updated_at_ms=now_ms,
         incarnation=topic_id_text(log.topic_id),
         unknown=sink.checks.why(),
@@ -75,6 +85,11 @@ def _reason(sink: SinkState, heard: bool) -> str | None:
     if group is not None and sink.claim is None:
         return f"group {group} has committed nothing in this partition yet"
     return f"by the commits of group {group} alone: what it sought past counts as received" if sink.policy.inferred else None
+
+
+def _listed(offsets: OffsetSet) -> Listed:
+    runs = list(islice(offsets.runs(), LISTED_MAX + 1))
+    return Listed(runs) if len(runs) <= LISTED_MAX else Listed(runs[:-1], runs[-1][0])
 
 
 def _explained(sink: SinkState) -> dict[str, int]:

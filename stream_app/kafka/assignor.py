@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
+from faust.assignor.client_assignment import ClientMetadata
 from faust.assignor.partition_assignor import PartitionAssignor
 
 from stream_app.kafka.names import TopicNames
@@ -35,6 +37,18 @@ class GroupedAssignor(PartitionAssignor):
         }
         return {(topic, number) for topic, count in partitions.items() for number in range(count)} - handed
 
+    def _perform_assignment(self, cluster: Any, member_metadata: Mapping[str, Any]) -> Any:
+        """As Faust's, with what members held reduced to what exists.
+
+        A topic that was made anew may have fewer partitions than before. Faust's would count those that are gone against a
+        worker's share, fail, and with that end the worker's membership without a word.
+        """
+        subscribed = {topic for metadata in member_metadata.values() for topic in metadata.subscription}
+        groups = self._get_copartitioned_groups(subscribed, cluster, {})
+        counts = {topic: count for count, found in groups.items() for group in found for topic in group}
+        held = {member: _reduced(metadata, counts) for member, metadata in member_metadata.items()}
+        return super()._perform_assignment(cluster, held)
+
     def _get_copartitioned_groups(  # type: ignore[override]  # a class method there; here the app's names are needed
         self, topics: set[str], cluster: Any, subscriptions: Mapping[str, list[str]]
     ) -> dict[int, list[set[str]]]:
@@ -49,3 +63,12 @@ class GroupedAssignor(PartitionAssignor):
             if 0 not in counts:
                 groups.setdefault(min(counts), []).append(group)
         return groups
+
+
+def _reduced(metadata: ConsumerProtocolMemberMetadata, counts: Mapping[str, int]) -> ConsumerProtocolMemberMetadata:
+    """The same without partitions that are not to be handed out any more; ``counts``: how many are, by topic."""
+    client = ClientMetadata.loads(metadata.user_data)
+    for held in (client.assignment.actives, client.assignment.standbys):
+        for topic, numbers in held.items():
+            held[topic] = [number for number in numbers if number < counts.get(topic, 0)]
+    return ConsumerProtocolMemberMetadata(metadata.version, metadata.subscription, client.dumps())

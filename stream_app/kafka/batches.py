@@ -24,10 +24,14 @@ from stream_app.kafka.records import (
     HEADER_SIZE,
     LOG_APPEND_TIME,
     TRANSACTIONAL,
+    Detail,
     Record,
+    SurplusError,
     UndecodableError,
     decode_batch,
+    decode_details,
     decode_legacy,
+    decode_legacy_details,
 )
 
 _HEADER = struct.Struct(">qiiBIhiqqq6xi")
@@ -45,8 +49,8 @@ _LEGACY_MIN = 14
 _NEVER = 1 << 63
 """Above every time in milliseconds."""
 _CONTROL_KEY = struct.Struct(">hh")
-_ABORT = 0
-"""Type of the control record that aborts a transaction (``ControlRecordType.java``)."""
+ABORT, COMMIT = 0, 1
+"""Types of the control records that end a transaction (``ControlRecordType.java``)."""
 
 
 class Batch(NamedTuple):
@@ -116,13 +120,13 @@ class AbortedTransactions:
             return False
         if batch.attributes & CONTROL:
             # Its own ABORT ends it; a COMMIT seen on the way belongs to an earlier transaction.
-            if _control_type(view, batch) == _ABORT:
+            if control_type(view, batch) == ABORT:
                 self._active.discard(batch.producer_id)
             return False
         return bool(batch.attributes & TRANSACTIONAL)
 
 
-def _control_type(view: memoryview, batch: Batch) -> int | None:
+def control_type(view: memoryview, batch: Batch) -> int | None:
     """Type of a control batch; None for one that the cleaner emptied (KAFKA-7467)."""
     if batch.records < 1:
         return None
@@ -143,7 +147,8 @@ class BatchParser:
     ``records``, ``markers``, ``aborted``, ``holes`` and ``unreadable`` are disjoint, and together cover exactly
     ``[position, next)``. Nothing at or above ``bound`` is told. After the last :meth:`step`:
 
-    * ``epoch`` is the leader epoch of the last batch, -1 where there is none; ``epochs`` each epoch and where it begins;
+    * ``epoch`` is the leader epoch of the last batch, -1 where there is none; ``epochs`` each epoch and where it begins. Epochs
+      never fall and never exceed the leader's: what a header says beyond that counts for nothing, ``odd_epoch`` is the first;
     * ``damage`` is a batch that can't be used: ``next`` is where it begins (or the position, if higher);
     * ``needed`` is the size in bytes of the batch at ``next`` where the answer holds only a part of it, else 0.
     """
@@ -173,6 +178,8 @@ class BatchParser:
         self.unreadable: list[Run] = []
         self.epoch = -1
         self.epochs: list[tuple[int, int]] = []
+        self.odd_epoch: tuple[int, int] | None = None
+        """Base offset and leader epoch of a batch whose epoch can't be right: it lies outside the CRC."""
         self.damage: Damage | None = None
         self.needed = 0
         self._view, self._at, self._end = view, start, end
@@ -186,6 +193,11 @@ class BatchParser:
         self._min_time = _NEVER
         self._max_time = -1
         self._done = False
+        self._epoch_low, self._epoch_high = -1, _NEVER
+
+    def expect_epochs(self, low: int, high: int) -> None:
+        """``low``: epoch of the record before the position, ``high``: the leader's; -1 where unknown."""
+        self._epoch_low, self._epoch_high = low, high if high >= 0 else _NEVER
 
     @property
     def min_timestamp(self) -> int | None:
@@ -225,8 +237,7 @@ class BatchParser:
                 # The plain case, and the only one on most topics: every line here is paid for millions of times.
                 at, following = stop, base + count
                 if epoch != last_epoch:
-                    last_epoch = epoch
-                    self.epochs.append((epoch, base))
+                    last_epoch = self._turned(epoch, last_epoch, base)
                 if attributes & LOG_APPEND_TIME:
                     base_time = max_time
                 if 0 <= base_time < low:
@@ -295,7 +306,7 @@ class BatchParser:
                 self._view[batch.at : batch.stop], batch.records, batch.base, batch.attributes, batch.base_timestamp, batch.max_timestamp
             )
         except UndecodableError as why:
-            return self._damaged(batch, str(why))
+            return self._damaged(batch, str(why), why.records if isinstance(why, SurplusError) else None)
         self._cover_records(records, first, stop, self.aborted if aborted else None)
         self._advance(batch)
         return batch.records
@@ -348,9 +359,18 @@ class BatchParser:
 
     def _advance(self, batch: Batch) -> None:
         if batch.epoch != self.epoch:
-            self.epoch = batch.epoch
-            self.epochs.append((batch.epoch, batch.base))
+            self.epoch = self._turned(batch.epoch, self.epoch, batch.base)
         self._at = batch.stop
+
+    def _turned(self, epoch: int, last: int, base: int) -> int:
+        """The epoch that counts from the batch at ``base`` on, whose header says ``epoch`` after ``last``."""
+        if epoch >= 0 and not max(last, self._epoch_low) <= epoch <= self._epoch_high:
+            # Believed, it would make the leader think that our logs differ, or make us look for records that it never had.
+            self.odd_epoch = self.odd_epoch or (base, epoch)
+            return last
+        self._epoch_low = epoch  # formats before v2 have none: after them nothing is known
+        self.epochs.append((epoch, base))
+        return epoch
 
     # ---------------------------------------------------------------------------------------- ends and damage
 
@@ -372,18 +392,22 @@ class BatchParser:
         self.needed = size
         return 0
 
-    def _damaged(self, batch: Batch, why: str) -> int:
+    def _damaged(self, batch: Batch, why: str, counted: list[Record] | None = None) -> int:
+        """``counted``: the records that the header counts, where those are known; the other offsets of the batch have none."""
         whole = _shortest(batch.magic) <= batch.stop - batch.at <= self._end - batch.at
         if batch.base != self._condemned or not whole:
             self.damage = Damage(batch.base, why)
             self._done = True
             return 0
         first, stop = max(batch.base, self.next), min(self._damaged_stop(batch), self._bound)
-        if first < stop:
+        if counted is not None:
+            self._cover_records(counted, first, stop, self.unreadable)
+        elif first < stop:
             self._cover(first, stop, self.unreadable)
-        # The epoch lies outside the CRC, so it may well be right; epochs never fall. Keeping the old one where a new one
-        # began would make the leader believe that our logs differ.
-        self.epoch = max(self.epoch, batch.epoch)
+        # The epoch lies outside the CRC, so it may well be right. Keeping the old one where a new one began would make the
+        # leader believe that our logs differ.
+        if max(self.epoch, self._epoch_low) <= batch.epoch <= self._epoch_high:
+            self.epoch = batch.epoch
         self._at = batch.stop
         return 0
 
@@ -431,14 +455,29 @@ def records_of(view: memoryview, batch: Batch) -> list[Record]:
     """
     if batch.magic < 2:
         return decode_legacy(view[batch.at : batch.stop], batch.magic, check_crc=True)
+    return decode_batch(_checked(view, batch), batch.records, batch.base, batch.attributes, batch.base_timestamp, batch.max_timestamp)
+
+
+def details_of(view: memoryview, batch: Batch) -> list[Detail]:
+    """As :func:`records_of`, for people; a batch that the cleaner emptied holds none.
+
+    Raises:
+        UndecodableError: likewise.
+    """
+    if batch.magic < 2:
+        return decode_legacy_details(view[batch.at : batch.stop], batch.magic, check_crc=True)
+    whole = _checked(view, batch)
+    return decode_details(whole, batch.records, batch.base, batch.attributes, batch.base_timestamp, batch.max_timestamp)
+
+
+def _checked(view: memoryview, batch: Batch) -> memoryview:
     if batch.magic > 2:
         raise UndecodableError(f"format v{batch.magic} is unknown")
     if crc32c(view[batch.at + _CRC_FROM : batch.stop]) != batch.crc:
         raise UndecodableError("the CRC is wrong")
     if not 0 <= batch.records <= batch.delta + 1:
         raise UndecodableError(f"it claims {batch.records} records in {batch.delta + 1} offsets")
-    whole = view[batch.at : batch.stop]
-    return decode_batch(whole, batch.records, batch.base, batch.attributes, batch.base_timestamp, batch.max_timestamp)
+    return view[batch.at : batch.stop]
 
 
 def last_batch(view: memoryview, start: int, end: int, min_bytes: int = 0) -> tuple[int, int] | None:

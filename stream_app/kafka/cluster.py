@@ -79,6 +79,12 @@ class Cluster:
         self._next_answer: asyncio.Task[ClusterInfo] | None = None
         self._asking: set[asyncio.Task[ClusterInfo]] = set()
 
+    def anew(self) -> Cluster:
+        """The same brokers over connections of its own."""
+        other = Cluster(self.settings, caps=self._caps)
+        other.brokers = dict(self.brokers)  # the bootstrap servers may be away by now
+        return other
+
     async def close(self) -> None:
         """Closes every connection that is kept here."""
         for task in self._asking:
@@ -262,6 +268,20 @@ class Cluster:
             return leader
         code = info.error if not info.exists else ErrorCode.LEADER_NOT_AVAILABLE if leader else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
         raise refusal(code, f"name the leader of {topic}/{partition}")
+
+    async def identify(self, topic: str, partition: int, topic_id: bytes) -> tuple[bytes, Leader]:
+        """The topic's id and who leads, asked afresh; a ``topic_id`` of 16 zero bytes means whatever it is now.
+
+        Raises:
+            KafkaError: as :meth:`leader`; a BrokerError with UNKNOWN_TOPIC_ID where the topic has another id by now.
+        """
+        info = topic_of(await self.metadata([topic]), topic)
+        if info.exists and NO_UUID not in (topic_id, info.topic_id) and info.topic_id != topic_id:
+            raise BrokerError(ErrorCode.UNKNOWN_TOPIC_ID, f"{topic} was deleted and created anew; its new incarnation can't be compared")
+        leader = info.leaders.get(partition)
+        if leader is None or leader.node < 0:
+            raise refusal(info.error or ErrorCode.LEADER_NOT_AVAILABLE, f"name the leader of {topic}/{partition}")
+        return info.topic_id, leader
 
     async def epoch_end(self, topic: str, partition: int, leader: Leader, epoch: int) -> tuple[int, int]:
         """OffsetForLeaderEpoch: the largest epoch not above ``epoch`` and where it ends; -1 and -1: the leader can't tell.

@@ -34,6 +34,12 @@ FETCH_WAIT_MS = 250
 """Long poll of aiokafka's fetches: how old the knowledge "read to the end" is on an idle partition, at most, beside the network."""
 GETMANY_SECONDS = 0.25
 """Longest wait of one turn of the fetcher."""
+COMMIT_SECONDS = 2.0
+"""One commit at most. aiokafka tries again for as long as an error may pass: that of a deleted topic, until it is made anew, whose
+log has nothing to do with the offset. Meanwhile no other topic's commit would be made."""
+COMMIT_AGAIN_SECONDS = 60.0
+"""What did not move is committed again so often: the broker forgets the commits of a topic that was deleted, and one made anew may
+be as long."""
 
 TAKE_IN_FIRST_SECONDS = 15.0
 TAKE_IN_LAST_SECONDS = 600.0
@@ -238,20 +244,17 @@ class Thread(faust_aiokafka.AIOKafkaConsumerThread):
             no_op = ConsumerRecord(tp.topic, tp.partition, last, 0, 0, NO_OP_KEY, b"", None, len(NO_OP_KEY), 0, ())
             fetched.records.setdefault(tp, []).append(no_op)
 
-    async def seek_paused(self, tp: TP, offset: int | None) -> tuple[int, int]:
-        """Pause and seek (None: to the beginning); the position, and the epoch of what is fetched from there."""
-        return cast(tuple[int, int], await self.call_thread(self._seek_paused, tp, offset))
+    async def seek_paused(self, tp: TP, position: int) -> int:
+        """Pause and seek; the epoch of what is fetched from there."""
+        return cast(int, await self.call_thread(self._seek_paused, tp, position))
 
-    async def _seek_paused(self, tp: TP, offset: int | None) -> tuple[int, int]:
+    async def _seek_paused(self, tp: TP, position: int) -> int:
         consumer = self._ensure_consumer()
         part = TopicPartition(tp.topic, tp.partition)
         consumer.pause(part)
         self._sent_ms.pop(part, None)
-        beginning = (await consumer.beginning_offsets([part]))[part]
-        end = (await consumer.end_offsets([part]))[part]
-        position = beginning if offset is None else max(min(offset, end), beginning)  # beyond either, aiokafka resets without a word
         consumer.seek(part, position)
-        return cast(int, position), self._sought(tp)
+        return self._sought(tp)
 
     async def resume_input(self, tp: TP) -> None:
         """Let it be fetched."""
@@ -263,6 +266,13 @@ class Thread(faust_aiokafka.AIOKafkaConsumerThread):
     def left_out(self, changelogs: Mapping[str, int]) -> set[Partition]:
         """Partitions of these changelogs that the present generation hands to nobody. From any thread."""
         return cast(GroupedAssignor, self._assignor).left_out(changelogs)
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        try:
+            async with asyncio.timeout(COMMIT_SECONDS):
+                return await super()._commit(offsets)
+        except TimeoutError:
+            return False
 
     async def rejoin(self) -> None:
         """Ask the group for a new assignment."""
@@ -287,6 +297,8 @@ class Consumer(faust_aiokafka.Consumer):
         self._stamps: dict[TP, tuple[int, int]] = {}
         """By observations partition: epoch of its last seek, and the position that the next delivery follows."""
         self._committed: dict[TP, int] = {}
+        self._committed_from = 0.0
+        """When the first of these commits was made."""
         self._wanted: set[str] = set()
         self._subscribed: set[str] = set()
         self._asked_again = (0.0, TAKE_IN_FIRST_SECONDS)
@@ -351,15 +363,13 @@ class Consumer(faust_aiokafka.Consumer):
         """Recovery is complete: whoever owns partitions loads them and seeks its inputs."""
         self.owners.begin(self._watched(self.assignment()))
 
-    async def seek_input(self, tp: TP, offset: int | None) -> int:
-        """Position an observations partition; returns the position.
+    async def seek_input(self, tp: TP, position: int) -> None:
+        """Position an observations partition, inside its log: beyond either end aiokafka would reset without a word.
 
         It is resumed only after the stamp is set: records fetched from the new position can't be taken for stale ones.
         """
-        position, epoch = await self._thread.seek_paused(tp, offset)
-        self._stamps[tp] = (epoch, position)
+        self._stamps[tp] = (await self._thread.seek_paused(tp, position), position)
         await self._thread.resume_input(tp)
-        return position
 
     async def on_stop(self) -> None:
         """Flush what is owned before the membership is given up."""
@@ -465,12 +475,20 @@ class Consumer(faust_aiokafka.Consumer):
             return True
 
     async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
-        """Commit what was flushed since the last commit."""
+        """Commit what was flushed since the last commit, now and then also what did not move."""
+        now = time.monotonic()
+        if now - self._committed_from >= COMMIT_AGAIN_SECONDS:
+            self._committed.clear()
+            self._committed_from = now
         assignment = self.assignment() if self._thread._consumer else set()
+        ready = await self.owners.ready_topics()  # without those that were deleted a while ago
         due = {
             tp: offset
             for tp, offset in self.owners.positions().items()
-            if tp in assignment and self._committed.get(tp) != offset and (topics is None or tp in topics or tp.topic in topics)
+            if tp in assignment
+            and tp.topic in ready
+            and self._committed.get(tp) != offset
+            and (topics is None or tp in topics or tp.topic in topics)
         }
         if not due or not await self._commit(due):
             return False

@@ -258,6 +258,7 @@ class Lane:
             )
         else:
             parser = part.parser(view, section)
+            parser.expect_epochs(part.epoch, part.leader.epoch if part.leader is not None else -1)
             while True:
                 if parser.step(SLICE):
                     break
@@ -279,11 +280,21 @@ class Lane:
             part.stalls, part.stalled_since, part.not_before = 0, None, 0.0
             if part.condemned is not None and parser.next > part.condemned:
                 part.condemned = None
+        if parser.odd_epoch is not None:
+            self._host.tell(TroubleKind.SUSPECT, part, _odd_epoch(part, *parser.odd_epoch))
         if parser.damage is not None:
             self._damaged(part, parser, now, moved=moved)
-        elif not moved and in_turn and position < part.bound(section.high_watermark, section.last_stable):
+        elif moved:
+            return
+        elif section.high_watermark < position:
+            ended = f"its leader says that it ends at {section.high_watermark}; see the broker's log and its disks if it lasts"
+            self._stalled(part, now, TroubleKind.SUSPECT, f"{part.topic}/{part.partition} was read up to offset {position}, but {ended}")
+        elif position >= part.bound(section.high_watermark, section.last_stable):
+            part.stalls, part.stalled_since = 0, None
+        elif in_turn:
             where = f"offset {position} of {part.topic}/{part.partition}"
-            self._stalled(part, now, f"the broker gives nothing at {where}, which its log holds; see the broker's log and its disks")
+            message = f"the broker gives nothing at {where}, which its log holds; see the broker's log and its disks"
+            self._stalled(part, now, TroubleKind.STUCK, message)
 
     def _damaged(self, part: Assigned, parser: BatchParser, now: float, *, moved: bool) -> None:
         """Damaged once: once more on a fresh connection. Damaged again, and the parser could not step over it: its length is damaged."""
@@ -295,20 +306,29 @@ class Lane:
             self._host.tell(TroubleKind.DAMAGED, part, f"{what}; it is read once more over a fresh connection")
             self._renew = True
         else:
-            self._stalled(part, now, f"{what} and can't be skipped, because its length is damaged too; repair the broker's log")
+            message = f"{what} and can't be skipped, because its length is damaged too; repair the broker's log"
+            self._stalled(part, now, TroubleKind.STUCK, message)
 
-    def _stalled(self, part: Assigned, now: float, message: str) -> None:
+    def _stalled(self, part: Assigned, now: float, kind: TroubleKind, message: str) -> None:
         first_s, longest_s = RETRY_S
         part.not_before = now + min(first_s * 2**part.stalls, longest_s)
         part.stalls = min(part.stalls + 1, 16)
         part.stalled_since = part.stalled_since or now
         if now - part.stalled_since >= STUCK_AFTER_S:
             self._renew = True  # it may be this connection
-            self._host.tell(TroubleKind.STUCK, part, message)
+            self._host.tell(kind, part, message)
 
     def _lose(self, part: Assigned, failure: KafkaError) -> None:
         self.remove(part)
         self._host.is_lost(part, failure)
+
+
+def _odd_epoch(part: Assigned, base: int, epoch: int) -> str:
+    where = f"offset {base} of {part.topic}/{part.partition}"
+    return (
+        f"the batch at {where} claims leader epoch {epoch}, which does not lie between those before it and its leader's; "
+        "the claim counts for nothing; see the broker's log and its disks"
+    )
 
 
 def _in_turn(flight: _Flight, answers: list[tuple[_Ask, Section]]) -> set[_Ask]:

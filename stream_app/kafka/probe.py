@@ -13,12 +13,11 @@ from types import TracebackType
 
 from stream_app.core.model import Look, Run, Runs
 from stream_app.kafka.batches import Batch, add_run, records_of, whole_batches
-from stream_app.kafka.cluster import MOVED, Cluster, fetch, refusal, topic_of
+from stream_app.kafka.cluster import MOVED, Cluster, fetch, refusal
 from stream_app.kafka.connection import KafkaSettings
 from stream_app.kafka.failures import BrokerError, KafkaError, UnreachableError
 from stream_app.kafka.protocol import EARLIEST, Api, ErrorCode, Isolation, Leader, Section, Want
-from stream_app.kafka.records import CONTROL, UndecodableError
-from stream_app.kafka.wire import NO_UUID
+from stream_app.kafka.records import CONTROL, SurplusError, UndecodableError
 
 MAX_BYTES = 64 << 20
 """Bytes of one look: about half a second of decoding."""
@@ -74,19 +73,20 @@ class Prober:
     ) -> Look:
         """What is at ``runs`` (ascending, disjoint) now; a ``topic_id`` of 16 zero bytes means whatever it is now.
 
-        ``holes`` are offsets in no batch, or in a batch that does not hold them any more. Transaction markers and aborted
-        records lie in a batch, so they are in none of the answer's fields; they are never candidates, because the log
-        reader tells them as absent. Wrong CRCs are ``unreadable`` when wrong on two fresh connections.
+        ``holes`` are offsets in no batch though a later one is there, or in a batch that does not hold them any more.
+        Transaction markers and aborted records lie in a batch, so they are in none of the answer's fields; they are never
+        candidates, because the log reader tells them as absent. Wrong CRCs are ``unreadable`` when wrong on two fresh
+        connections.
 
-        Work ends after ``max_bytes`` fetched or ``timeout`` seconds, and where a consumer of this isolation level can't
-        read yet; ``upto`` says how far it got.
+        Work ends after ``max_bytes`` fetched or ``timeout`` seconds, where a consumer of this isolation level can't read yet,
+        and where the broker gives nothing below its own end; ``upto`` says how far it got.
 
         Raises:
             KafkaError: nothing was found out: brokers out of reach, or another ``topic_id`` by now (a BrokerError with
                 UNKNOWN_TOPIC_ID).
         """
         if not runs:
-            _, leader = await self._leader(topic, partition, topic_id)
+            _, leader = await self._cluster.identify(topic, partition, topic_id)
             return Look(0, await self._cluster.offset(topic, partition, leader, EARLIEST, isolation))
         looking = _Looking(self._cluster, topic, partition, isolation, runs, max_bytes)
         failure: KafkaError = UnreachableError(f"{topic}/{partition} was not looked at within {timeout:g} s; see whether its leader is up")
@@ -94,7 +94,7 @@ class Prober:
             async with asyncio.timeout(timeout):
                 while True:
                     try:
-                        return await looking.run(*await self._leader(topic, partition, topic_id))
+                        return await looking.run(*await self._cluster.identify(topic, partition, topic_id))
                     except UnreachableError as error:
                         failure = error
                     except BrokerError as error:
@@ -106,16 +106,6 @@ class Prober:
             if looking.at == runs[0][0]:
                 raise failure from None
             return looking.found()
-
-    async def _leader(self, topic: str, partition: int, topic_id: bytes) -> tuple[bytes, Leader]:
-        """The topic's id and who leads, asked afresh."""
-        info = topic_of(await self._cluster.metadata([topic]), topic)
-        if info.exists and NO_UUID not in (topic_id, info.topic_id) and info.topic_id != topic_id:
-            raise BrokerError(ErrorCode.UNKNOWN_TOPIC_ID, f"{topic} was deleted and created anew; its new incarnation can't be compared")
-        leader = info.leaders.get(partition)
-        if leader is None or leader.node < 0:
-            raise refusal(info.error or ErrorCode.LEADER_NOT_AVAILABLE, f"name the leader of {topic}/{partition}")
-        return info.topic_id, leader
 
 
 class _Looking:
@@ -188,10 +178,10 @@ class _Looking:
                 self._cluster.renew(leader.node)
                 connection = await self._cluster.connection(leader.node)
             elif self.at == before:
-                # Twice nothing below its own end: there is no batch any more.
+                # Twice nothing below its own end: the broker can't read its log now. What the log lacks is known by the batch
+                # that follows, not by silence.
                 if self._empty_at == self.at:
-                    self._pass_over(bound)
-                    continue
+                    break
                 self._empty_at = self.at
                 await asyncio.sleep(RETRY_S)
         return self.found()
@@ -234,13 +224,11 @@ class _Looking:
                 continue
             try:
                 records = records_of(view, batch)
-            except UndecodableError:
+            except UndecodableError as why:
                 if self._condemned != batch.base:
                     self._condemned = batch.base
                     return False
-                for _, first, stop in self._wanted(self.at, last + 1):
-                    add_run(self._unreadable, first, stop)
-                self._advance(last + 1)
+                self._damaged(last + 1, {one[0] for one in why.records} if isinstance(why, SurplusError) else None)
                 continue
             self._sort_out(batch, records, last + 1)
             decoded += len(records)
@@ -267,6 +255,16 @@ class _Looking:
                 edges[1] = (offset, time)
                 if 0 <= time < edges[2][1]:
                     edges[2] = (offset, time)
+        self._advance(stop)
+
+    def _damaged(self, stop: int, counted: set[int] | None) -> None:
+        """A batch that can't be read ends at ``stop``; ``counted``: its records, where those are known."""
+        for _, first, end in self._wanted(self.at, stop):
+            if counted is None:
+                add_run(self._unreadable, first, end)
+                continue
+            for offset in range(first, end):
+                add_run(self._unreadable if offset in counted else self._holes, offset, offset + 1)
         self._advance(stop)
 
     def _pass_over(self, stop: int) -> None:

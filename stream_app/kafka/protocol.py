@@ -88,6 +88,8 @@ SUPPORTED: Mapping[Api, tuple[int, int]] = {
     Api.API_VERSIONS: (0, 3),
     Api.OFFSET_FOR_LEADER_EPOCH: (2, 4),
 }
+FETCH_DIVERGING = 12
+"""First version of Fetch whose answer says where the leader's log parts from ours (KIP-595)."""
 FETCH_BY_ID = 13
 """First version of Fetch that names topics by id (KIP-516)."""
 _FLEXIBLE = {

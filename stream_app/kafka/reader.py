@@ -9,17 +9,19 @@ is told a :class:`~stream_app.kafka.trouble.Trouble` and decides where to go on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stream_app.core.model import Epochs, LogEnds, LogRead
-from stream_app.kafka.assigned import Assigned, Key, Question
+from stream_app.kafka.assigned import Assigned, Key
 from stream_app.kafka.cluster import MOVED, Cluster, refusal, topic_of
 from stream_app.kafka.connection import KafkaSettings
+from stream_app.kafka.evidence import Ours, Theirs, Verdict, judge
 from stream_app.kafka.failures import BrokerError, KafkaError, RefusedError, UnreachableError, UnsupportedError
 from stream_app.kafka.lane import Lane, Limits
-from stream_app.kafka.protocol import EARLIEST, Api, ClusterInfo, ErrorCode, Isolation, Leader, TopicInfo
+from stream_app.kafka.protocol import EARLIEST, FETCH_DIVERGING, Api, ClusterInfo, ErrorCode, Isolation, Leader, TopicInfo
 from stream_app.kafka.trouble import HALTS, Trouble, TroubleKind
 from stream_app.kafka.wire import NO_UUID
 
@@ -27,14 +29,22 @@ PATIENCE_S = 2.0
 """A failure that lasts so long is told: leadership moves in less."""
 REPEAT_S = 10.0
 """What lasts is told again so often."""
-BELIEVE_S = 1.0
-"""A position above the end must be refused again after so long before it is believed (an end may lag for a moment)."""
 IDS_S = 5.0
 """How often topic ids are looked at where brokers fetch by name."""
 RETRY_S = (0.1, 2.0)
 """Second and longest pause between attempts; the first attempt is made at once."""
 HOPELESS_S = 5.0
 """Pause where settings or a broker must change first."""
+
+
+@dataclass(slots=True)
+class _Standing:
+    """What speaks for and against a leader that has not got the position; outlives an ``assign`` of the same incarnation."""
+
+    read_under: int = -1
+    """Newest leader epoch under which anything was read, or an end was seen."""
+    refusals: int = 0
+    """Of the position, in a row."""
 
 
 class LogReader:
@@ -64,6 +74,7 @@ class LogReader:
         self._cluster = Cluster(kafka.with_client_id(client_id), caps=caps)
         self._limits = Limits(max_bytes, partition_max_bytes, max_wait_ms)
         self._parts: dict[Key, Assigned] = {}
+        self._standings: dict[Key, _Standing] = {}
         self._lanes: dict[tuple[int, Isolation], Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready: dict[Key, Assigned] = {}
@@ -81,7 +92,7 @@ class LogReader:
     async def stop(self) -> None:
         """Stops fetching and closes every connection. What was not taken is gone."""
         self._running = False
-        for known in (self._parts, self._ready, self._lanes):
+        for known in (self._parts, self._standings, self._ready, self._lanes):
             known.clear()
         for task in self._tasks:
             task.cancel()
@@ -112,6 +123,7 @@ class LogReader:
         if not self._running:
             msg = "the log reader is not running; call start() first"
             raise RuntimeError(msg)
+        before, standing = self._parts.get((topic, partition)), self._standings.get((topic, partition))
         self.unassign(topic, partition)
         part = Assigned(
             topic,
@@ -124,11 +136,14 @@ class LogReader:
             epochs=epochs,
         )
         self._parts[part.key] = part
+        if before is not None and standing is not None and before.topic_id == part.topic_id:
+            self._standings[part.key] = _Standing(standing.read_under)
         self._spawn(self._locate(part))
 
     def unassign(self, topic: str, partition: int) -> None:
         """Stops reading it; harmless where it was not assigned."""
         part = self._parts.pop((topic, partition), None)
+        self._standings.pop((topic, partition), None)
         if part is not None:
             self._ready.pop(part.key, None)
             for lane in self._lanes.values():
@@ -208,12 +223,18 @@ class LogReader:
     def is_ready(self, part: Assigned) -> None:
         """A lane: something can be taken."""
         self._ready[part.key] = part
+        assert part.leader is not None
+        standing = self._standings.setdefault(part.key, _Standing())
+        standing.read_under = max(standing.read_under, part.leader.epoch)
         self._news.set()
 
     def is_lost(self, part: Assigned, failure: KafkaError) -> None:
         """A lane: ``part`` must be located anew."""
         if self._parts.get(part.key) is part:
-            self._note(part, failure)
+            if part.question is None:
+                self._note(part, failure)
+            else:
+                part.failures += 1  # what it means is told when the question is answered
             self._spawn(self._locate(part))
 
     def tell(self, kind: TroubleKind, part: Assigned, message: str) -> None:
@@ -294,11 +315,10 @@ class LogReader:
         if part.position is None:
             part.position = await self._cluster.offset(part.topic, part.partition, leader, EARLIEST, part.isolation)
         question, part.question = part.question, None
-        match question:
-            case Question.DIVERGED:
-                return await self._truncation(part, leader)
-            case Question.OUT_OF_RANGE:
-                return await self._out_of_range(part, leader)
+        if question is not None:
+            return await self._look_into(part, leader, *self._refused(part))
+        if await self._must_compare(part, leader):
+            return await self._look_into(part, leader, 0.0, 0)
         return None
 
     async def _other_id(self, part: Assigned, topic: TopicInfo) -> Trouble | None:
@@ -333,44 +353,59 @@ class LogReader:
                     self._lane_of(part).remove(part)
                     self.is_lost(part, _changed_id(part))
 
-    async def _truncation(self, part: Assigned, leader: Leader) -> Trouble | None:
-        """Whether the leader's log ends below our position in the epoch of our last record (KIP-320)."""
-        assert part.position is not None
-        epoch, end = await self._cluster.epoch_end(part.topic, part.partition, leader, part.epoch)
-        if epoch < 0:
-            part.epoch = -1  # the leader knows nothing of our epoch: nothing can be compared
-            return None
-        if epoch >= part.epoch and end >= part.position:
-            return None
-        end = part.agreed_end(epoch, end)
-        where = f"{part.topic}/{part.partition}"
-        message = f"{where} was truncated to offset {end} after offsets up to {part.position} were read; records were lost or replaced"
-        return Trouble(
-            TroubleKind.TRUNCATED, part.topic, part.partition, message, position=part.position, end_offset=end, leader_epoch=epoch
-        )
+    # ------------------------------------------------------------------------------- positions that a leader has not got
 
-    async def _out_of_range(self, part: Assigned, leader: Leader) -> Trouble | None:
-        """The leader has not got our position: retention was faster, the log was truncated, or its end lags for a moment."""
-        assert part.position is not None
+    async def _must_compare(self, part: Assigned, leader: Leader) -> bool:
+        """Whether a new leader's log has to be compared with ours before it is read (KIP-320): from Fetch v12 on it does so itself."""
+        if part.epoch < 0 or leader.epoch <= self._ours(part).newest:
+            return False
+        return (await self._cluster.connection(leader.node)).version(Api.FETCH) < FETCH_DIVERGING
+
+    def _refused(self, part: Assigned) -> tuple[float, int]:
+        """Counts a refusal of the position; since how many seconds, and how often in a row."""
         now = asyncio.get_running_loop().time()
-        ends = await self._cluster.ends(part.topic, part.partition, leader)
+        standing = self._standings.setdefault(part.key, _Standing())
+        if part.doubted_at is None:
+            part.doubted_at, standing.refusals = now, 0
+        standing.refusals += 1
+        return now - part.doubted_at, standing.refusals
+
+    async def _look_into(self, part: Assigned, leader: Leader, refused_s: float, refusals: int) -> Trouble | None:
+        """Why the leader has not got our position; see :mod:`stream_app.kafka.evidence`. What is believed was told twice."""
+        verdict, theirs = await self._judge(part, leader, self._cluster, refused_s, refusals)
+        if verdict in (Verdict.TRIMMED, Verdict.TRUNCATED, Verdict.LOST):
+            fresh = self._cluster.anew()
+            try:
+                leader = await fresh.leader(part.topic, part.partition)
+                verdict, theirs = await self._judge(part, leader, fresh, refused_s, refusals)
+            finally:
+                await fresh.close()
         if self._parts.get(part.key) is not part:
             return None
-        if part.position < ends.log_start:
-            part.skip_to_start(ends, now)
+        if verdict is Verdict.TRIMMED:
+            part.skip_to_start(theirs.ends, asyncio.get_running_loop().time())
             self.is_ready(part)
-            return None
-        trouble = await self._truncation(part, leader) if part.epoch >= 0 else None
-        if trouble is not None or part.position <= ends.high_watermark:
-            return trouble
-        part.doubted_at = now if part.doubted_at is None else part.doubted_at
-        if now - part.doubted_at < BELIEVE_S:
-            return None
-        where = f"{part.topic}/{part.partition}"
-        message = f"{where} ends at offset {ends.high_watermark}, but offsets up to {part.position} were read; records were lost"
-        return Trouble(
-            TroubleKind.OUT_OF_RANGE, part.topic, part.partition, message, position=part.position, end_offset=ends.high_watermark
-        )
+        elif verdict in (Verdict.TRUNCATED, Verdict.LOST):
+            return _loss(part, theirs)
+        elif verdict is Verdict.HERE and theirs.epoch_end is None:
+            part.epoch = -1  # the leader knows nothing of our epoch: nothing can be compared
+        elif refused_s >= PATIENCE_S:
+            self.tell(TroubleKind.SUSPECT, part, _contradiction(part, theirs, refusals))
+        return None
+
+    async def _judge(self, part: Assigned, leader: Leader, cluster: Cluster, refused_s: float, refusals: int) -> tuple[Verdict, Theirs]:
+        ends = await cluster.ends(part.topic, part.partition, leader)
+        told: tuple[int, int] | None = None
+        if part.epoch >= 0:
+            with contextlib.suppress(UnsupportedError):  # before Kafka 2.1: then nothing can be compared
+                told = await cluster.epoch_end(part.topic, part.partition, leader, part.epoch)
+        theirs = Theirs(leader.epoch, ends, None if told is None or told[0] < 0 else told)
+        return judge(self._ours(part), theirs, refused_s, refusals), theirs
+
+    def _ours(self, part: Assigned) -> Ours:
+        assert part.position is not None
+        standing = self._standings.get(part.key)
+        return Ours(part.position, part.epoch, -1 if standing is None else standing.read_under)
 
     # ------------------------------------------------------------------------------------------------------- tasks
 
@@ -392,6 +427,27 @@ def _pause(failures: int, failure: KafkaError | None) -> float:
         return HOPELESS_S
     first_s, longest_s = RETRY_S
     return 0.0 if failures <= 1 else float(min(first_s * 2 ** min(failures - 2, 8), longest_s))
+
+
+def _loss(part: Assigned, theirs: Theirs) -> Trouble:
+    where = f"{part.topic}/{part.partition}"
+    assert part.position is not None
+    if theirs.epoch_end is None:
+        end = theirs.ends.high_watermark
+        message = f"{where} ends at offset {end}, but offsets up to {part.position} were read; records were lost"
+        return Trouble(TroubleKind.OUT_OF_RANGE, part.topic, part.partition, message, position=part.position, end_offset=end)
+    epoch, end = theirs.epoch_end
+    end = part.agreed_end(epoch, end)
+    message = f"{where} was truncated to offset {end} after offsets up to {part.position} were read; records were lost or replaced"
+    return Trouble(TroubleKind.TRUNCATED, part.topic, part.partition, message, position=part.position, end_offset=end, leader_epoch=epoch)
+
+
+def _contradiction(part: Assigned, theirs: Theirs, refusals: int) -> str:
+    end = theirs.ends.high_watermark if theirs.epoch_end is None else min(theirs.epoch_end[1], theirs.ends.high_watermark)
+    return (
+        f"{part.topic}/{part.partition} was read up to offset {part.position}, but its leader says that it ends at {end}; no newer leader "
+        f"explains that, so nothing is given up and it is asked again ({refusals} times so far); see the broker's log and its disks"
+    )
 
 
 def _changed_id(part: Assigned) -> BrokerError:

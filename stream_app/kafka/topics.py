@@ -55,6 +55,8 @@ class TopicConfig:
 
     compacted: bool | None = None
     retention_ms: int | None = None
+    policy: str | None = None
+    """cleanup.policy, as it stands there."""
 
 
 @dataclass(slots=True)
@@ -158,6 +160,7 @@ class Topics:
         return TopicConfig(
             compacted=None if policy is None else "compact" in policy,
             retention_ms=int(retention) if by_time and retention is not None else None,
+            policy=policy,
         )
 
     async def offset_at(self, topic: str, partition: int, timestamp_ms: int) -> int | None:

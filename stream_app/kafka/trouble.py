@@ -12,9 +12,13 @@ class TroubleKind(StrEnum):
     RECREATED = "recreated"
     """The topic has another id now: ``topic_id``. Confirmed by metadata and by the leader's refusal of the old id."""
     TRUNCATED = "truncated"
-    """The leader's log differs from what was read, from ``end_offset`` on at the latest; ``leader_epoch`` ends there. Confirmed twice."""
+    """The leader's log differs from what was read, from ``end_offset`` on at the latest; ``leader_epoch`` ends there. Believed of a
+    newer leader only, and confirmed over a fresh connection."""
     OUT_OF_RANGE = "out_of_range"
-    """The position lies above the end, ``end_offset``, and no epoch tells why. Confirmed twice."""
+    """The position lies above the end, ``end_offset``, and no epoch tells why. Believed of a newer leader, or where brokers have no
+    epochs; confirmed over time and over a fresh connection."""
+    SUSPECT = "suspect"
+    """An answer that contradicts what was read, and nothing lawful explains it; not believed, asked again."""
     UNKNOWN_TOPIC = "unknown_topic"
     """No such topic, or not this partition of it; watched for."""
     NO_LEADER = "no_leader"

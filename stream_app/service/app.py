@@ -28,6 +28,7 @@ from stream_app.kafka.trouble import HALTS, TroubleKind
 from stream_app.service.agents import add_agents
 from stream_app.service.backend import Backend
 from stream_app.service.context import Context
+from stream_app.service.explain import Explainer
 from stream_app.service.groups import GroupWatcher
 from stream_app.service.metrics import Counters, Metrics
 from stream_app.service.orders import Orders
@@ -261,16 +262,18 @@ def create_app(config: Config, existing: Iterable[str] = ()) -> GapstreamApp:
         app.owners.rows, app.telemetry.counters, app.view, clock_ms, granularity=config.metrics.granularity, labels=config.metrics.labels
     )
     orders = Orders(plan.aiokafka, app.topic_names, lambda: app.cluster.partitions)
-    app.backend = Backend(app, app.owners, app.view, metrics, clock_ms, lambda: app.cluster.trouble, orders)
+    readings = {topic: one.reading for topic, one in plan.topics.items()}
+    explainer = Explainer(plan.reader, readings, topics.describe, app.view, clock_ms)
+    app.backend = Backend(app, app.owners, app.view, metrics, clock_ms, lambda: app.cluster.trouble, explainer, orders)
     assert isinstance(app.web, Web)
     install(app.web.web_app, Api(app.backend, config.http, metrics_need_token=config.metrics.require_token))
     return app
 
 
 def _wire_owners(app: GapstreamApp, plan: Plan, reader: LogReader, topics: Topics, clock_ms: Any) -> None:
-    async def seek(tp: TP, offset: int | None) -> int:
+    async def seek(tp: TP, position: int) -> None:
         assert isinstance(app.consumer, Consumer)
-        return await app.consumer.seek_input(tp, offset)
+        await app.consumer.seek_input(tp, position)
 
     async def rejoin() -> None:
         assert isinstance(app.consumer, Consumer)

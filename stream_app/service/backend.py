@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import faust
 
+from stream_app.service.explain import Explainer
 from stream_app.service.metrics import Metrics
 from stream_app.service.orders import Orders
 from stream_app.service.owners import OwnedPartitions
-from stream_app.service.view import StatusView
+from stream_app.service.view import Allow, StatusView
 from stream_app.web.api import Readiness
 
 
@@ -24,10 +26,12 @@ class Backend:
         metrics: Metrics,
         clock: Callable[[], int],
         trouble: Callable[[], str | None],
+        explainer: Explainer,
         orders: Orders,
     ) -> None:
         """``trouble``: why the cluster can't be used now."""
-        self.view, self._orders = view, orders
+        self.view = view
+        self._explainer, self._orders = explainer, orders
         self.draining = False
         self._app, self._owners, self._metrics, self._clock, self._trouble = app, owners, metrics, clock, trouble
 
@@ -49,6 +53,12 @@ class Backend:
     def metrics(self) -> bytes:
         """Text of /metrics."""
         return self._metrics.text()
+
+    async def explain(
+        self, topic: str, partition: int, first: int, stop: int, *, sink: str | None, allow: Allow | None, show_keys: bool
+    ) -> dict[str, Any]:
+        """Asks Kafka."""
+        return await self._explainer.explain(topic, partition, first, stop, sink=sink, allow=allow, show_keys=show_keys)
 
     def clock_ms(self) -> int:
         """Now."""

@@ -45,7 +45,7 @@ class KafkaPort:
         names: Mapping[str, TopicNames],
         readings: Mapping[str, Reading],
         clock_ms: Callable[[], int],
-        seek: Callable[[TP, int | None], Awaitable[int]],
+        seek: Callable[[TP, int], Awaitable[None]],
         rows: Callable[[str], list[Row] | None],
     ) -> None:
         """``seek``: the driver's way to position the observations. ``rows``: what all workers flushed of a topic; None: not known yet."""
@@ -139,8 +139,15 @@ class KafkaPort:
         self._reader.unassign(topic, partition)
 
     async def hear_from(self, topic: str, partition: int, offset: int | None) -> int:
-        """Position the observations."""
+        """Position the observations.
+
+        Where they begin and end is asked through the log reader: a question of aiokafka's waits on its connection behind a fetch
+        that waits for news, a quarter of a second each, and a worker has many partitions.
+        """
+        ends = await self.ends(topic, partition)
+        position = ends.log_start if offset is None else max(min(offset, ends.high_watermark), ends.log_start)
         try:
-            return await self._seek(TP(topic, partition), offset)
+            await self._seek(TP(topic, partition), position)
         except Exception as exc:  # aiokafka's errors have no common base but Exception (IllegalStateError, KafkaError, TimeoutError)
             raise Unavailable(f"observations of {topic}/{partition} can't be read: {str(exc) or type(exc).__name__}") from exc
+        return position

@@ -10,7 +10,7 @@ import base64
 import binascii
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -293,16 +293,18 @@ class StatusView:
     def _topics(self) -> list[str]:
         return sorted({*self._config, *self._partitions})
 
-    def _sinks(self, topic: str) -> list[str]:
+    def sinks(self, topic: str) -> list[str]:
+        """The log, the configured sinks of a topic, and those that report."""
         reported = (row.sink for held in self._partitions.get(topic, {}).values() for row in held.rows)
         return sorted({LOG, *self._config.get(topic, {}), *reported})
 
-    def _judged(self, topic: str, now_ms: int) -> Iterator[Judged]:
-        """Every row of a topic in the order of partition and sink, those that should be there and aren't included."""
+    def _judged(self, topic: str, now_ms: int, only: int | None = None) -> Iterator[Judged]:
+        """Every row of a topic (or of one partition) in the order of partition and sink, those that should be there and aren't included."""
         held_by_partition = self._partitions.get(topic, {})
         expected = {LOG, *self._config.get(topic, {})}
         heard = {row.sink for held in held_by_partition.values() for row in held.rows if row.heard}
-        for partition in sorted({*range(self.partition_count(topic, now_ms) or 0), *held_by_partition}):
+        there = {*range(self.partition_count(topic, now_ms) or 0), *held_by_partition}
+        for partition in sorted(there if only is None else there & {only}):
             held = held_by_partition.get(partition)
             rows = {} if held is None else {row.sink: row for row in held.rows}
             for sink in sorted(expected | rows.keys()):
@@ -319,7 +321,7 @@ class StatusView:
         """The answer of ``/api/status``: one line per topic and sink."""
         lines = []
         for topic in self._topics():
-            by_sink: dict[str, list[Judged]] = {sink: [] for sink in self._sinks(topic) if allow is None or allow(topic, sink)}
+            by_sink: dict[str, list[Judged]] = {sink: [] for sink in self.sinks(topic) if allow is None or allow(topic, sink)}
             for judged in self._judged(topic, now_ms):
                 if judged.sink in by_sink:
                     by_sink[judged.sink].append(judged)
@@ -396,6 +398,14 @@ class StatusView:
             "updated_at": rfc3339(judged.updated_at_ms),
             "worker": judged.worker,
         }
+
+    def of_partition(self, topic: str, partition: int, now_ms: int) -> list[tuple[Judged, Sequence[Gap]]]:
+        """Each sink of one partition, the log among them, with its gaps as listed, open and explained ones."""
+        found: list[tuple[Judged, Sequence[Gap]]] = []
+        for judged in self._judged(topic, now_ms, partition):
+            key = (topic, partition, judged.sink)
+            found.append((judged, self._gaps_of(key) if key in self._gaps else []))
+        return found
 
     def gaps(
         self,

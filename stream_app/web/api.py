@@ -1,22 +1,25 @@
 """What is asked over HTTP and how it is answered: one handler per request of contract section 8.
 
-Handlers of questions read memory only, so none of them waits for Kafka; those of changes do, with a bound. Who may ask is decided
-before, in ``web.server``.
+Handlers of questions read memory only, so none of them waits for Kafka, but for ``explain``; those of changes do, with a bound. Who
+may ask is decided before, in ``web.server``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 from aiohttp import web
 
-from stream_app.core.model import Cause, Reason
+from stream_app.core.model import MAX_OFFSET, Cause, Reason
+from stream_app.service.explain import OFFSETS_MAX, CannotAsk, NotThere
 from stream_app.service.view import GAPS_LIMIT, GAPS_LIMIT_MAX, Allow, BadCursor, StatusView
 from stream_app.web.auth import Asker, Scope, TokenConfig
 from stream_app.web.changes import BODY_MAX, DropSink, read_change
+
+T = TypeVar("T")
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """Prometheus' text format (prometheus.io, exposition formats)."""
@@ -54,6 +57,16 @@ class Backend(Protocol):
     async def drop_sink(self, topic: str, sink: str, by: str) -> int:
         """Have a sink forgotten by all who own partitions of the topic; how many partitions were told. Raises Unavailable."""
 
+    async def explain(
+        self, topic: str, partition: int, first: int, stop: int, *, sink: str | None, allow: Allow | None, show_keys: bool
+    ) -> dict[str, Any]:
+        """The answer of ``/api/explain`` for offsets ``[first, stop)``; waits for Kafka.
+
+        Raises:
+            NotThere: nobody knows the topic, the partition or the sink.
+            CannotAsk: Kafka can't be asked now.
+        """
+
 
 class HttpConfig(Protocol):
     """The section ``http`` of the configuration, as far as it is used here."""
@@ -65,6 +78,10 @@ class HttpConfig(Protocol):
     @property
     def tokens(self) -> Sequence[TokenConfig]:
         """Empty: anybody on this machine may ask and change."""
+
+    @property
+    def show_keys(self) -> bool:
+        """Whether scope read sees record keys."""
 
 
 class BadRequest(Exception):
@@ -114,6 +131,7 @@ class Api:
             Endpoint("GET", "/api/partitions", self.partitions, read, rows),
             Endpoint("GET", "/api/gaps", self.gaps, read, rows | {"partition", "cause", "all", "limit", "cursor"}),
             Endpoint("POST", "/api/sinks/drop", self.drop_sink, Scope.WRITE, body_max=BODY_MAX),
+            Endpoint("GET", "/api/explain", self.explain, read, rows | {"partition", "first", "last"}),
         )
 
     async def livez(self, request: web.Request, asker: Asker, query: Query) -> web.Response:
@@ -182,10 +200,39 @@ class Api:
         partitions = await self.backend.drop_sink(wanted.topic, wanted.sink, asker.name)
         return answer({"topic": wanted.topic, "sink": wanted.sink, "partitions": partitions})
 
+    async def explain(self, request: web.Request, asker: Asker, query: Query) -> web.Response:
+        """Why offsets are what they are: verdict, evidence and states per run."""
+        topic = _needed("topic", text(query, "topic"))
+        partition = _needed("partition", number(query, "partition", 0, PARTITION_MAX))
+        first = _needed("first", number(query, "first", 0, MAX_OFFSET - 1))
+        last = number(query, "last", 0, MAX_OFFSET - 1)
+        stop = first + 1 if last is None else last + 1
+        if stop <= first:
+            raise BadRequest(f"last={last} is below first={first}")
+        if stop - first > OFFSETS_MAX:
+            raise BadRequest(f"first={first} to last={last} are {stop - first:,} offsets: ask for {OFFSETS_MAX:,} at most")
+        self._view()
+        show_keys = self.http.show_keys or asker.scope >= Scope.WRITE
+        try:
+            found = await self.backend.explain(
+                topic, partition, first, stop, sink=text(query, "sink"), allow=_allow(asker), show_keys=show_keys
+            )
+        except NotThere as error:
+            raise BadRequest(str(error)) from error
+        except CannotAsk as error:
+            raise Unavailable(str(error)) from error
+        return answer(found)
+
     def _view(self) -> StatusView:
         if not self.backend.view.loaded:
             raise Unavailable("not ready: the status topic is not read to its end yet")
         return self.backend.view
+
+
+def _needed(name: str, value: T | None) -> T:
+    if value is None:
+        raise BadRequest(f"parameter {name} is needed")
+    return value
 
 
 def _allow(asker: Asker) -> Allow | None:

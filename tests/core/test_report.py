@@ -5,7 +5,7 @@ import pytest
 from stream_app.core import report
 from stream_app.core.codec import topic_id_text
 from stream_app.core.ledger import LOG_SINK
-from stream_app.core.model import Gap, Look, Row, Status
+from stream_app.core.model import Gap, Listed, Look, Row, Status
 from stream_app.core.offsets import OffsetSet
 from tests.core.strategies import BASE, GRACE, OTHER_ID, TOPIC_ID, Rig, policy
 
@@ -51,7 +51,7 @@ def test_a_row_counts_records_and_nothing_else() -> None:
     rig.observe((4, 5), status=Status.QUARANTINED, reason="bad")
     rig.verdict(lambda due: Look(due.stop, 6, tombstones=((7, 8),)))
     said = row(rig)
-    assert (said.log_start_offset, said.log_read_offset, said.log_end_offset) == (0, 20, 24)
+    assert (said.log_start_offset, said.log_read_offset, said.log_end_offset) == (0, 20, 22), "up to the last stable offset"
     assert (said.floor_offset, said.horizon_offset, said.records) == (0, 16, 16)
     assert (said.observed, said.duplicates, said.lag) == (6, 2, 4 + 2)
     assert (said.missing, said.missing_by_cause, said.gaps) == (4, {"expired": 1, "not_received": 3}, 3)
@@ -61,6 +61,34 @@ def test_a_row_counts_records_and_nothing_else() -> None:
     assert (said.stalled, said.catching_up) == (False, True)
     assert said.oldest_gap_opened_at_ms == said.checked_at_ms == BASE + GRACE
     assert said.incarnation == "AAECAwQFBgcICQoLDA0ODw"
+
+
+def test_a_row_lists_what_the_gaps_leave_open() -> None:
+    rig = Rig({"s": policy()}, ever_compacted=True)
+    rig.read(["record"] * 4 + ["hole"] + ["record"] * 5 + ["unread"] * 3 + ["record"] * 7)
+    rig.observe((0, 3), (8, 9), (15, 16))
+    rows = {row.sink: row for row in report.rows(rig.ledger, rig.now)}
+    assert (rows["s"].settled_offset, rows["s"].received) == (None, Listed([(0, 3), (8, 9), (15, 16)]))
+    assert (rows["s"].unread, rows["s"].compacted, rows["s"].ever_compacted) == (Listed([(10, 13)]), Listed(), None)
+    log = rows[LOG_SINK]
+    assert (log.settled_offset, log.received, log.unread, log.compacted) == (20, Listed(), Listed([(10, 13)]), Listed([(4, 5)]))
+    assert log.ever_compacted is True
+    rig.verdict()
+    row = next(row for row in report.rows(rig.ledger, rig.now) if row.sink == "s")
+    assert (row.settled_offset, row.received) == (16, Listed())
+    many = 2 * report.LISTED_MAX
+    rig.read("record", 4 * many)
+    rig.observe(*((offset, offset + 1) for offset in range(20, 20 + 2 * many, 2)))
+    row = next(row for row in report.rows(rig.ledger, rig.now) if row.sink == "s")
+    assert row.received == Listed([(20 + 2 * n, 21 + 2 * n) for n in range(report.LISTED_MAX)], 20 + 2 * report.LISTED_MAX)
+
+
+def test_the_end_that_events_tell_is_that_of_the_row() -> None:
+    rig = Rig({"s": policy()})
+    rig.read("record", 10, ahead=9, last_stable=12)
+    rig.observe((0, 3), (5, 10))
+    rig.verdict()
+    assert [event.log_end for event in rig.flush()] == [12] == [row(rig).log_end_offset]
 
 
 def test_the_row_of_the_log_tells_of_the_log() -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from stream_app.kafka import lane, reader
+from stream_app.kafka import evidence, lane, reader
 from tests.support.fake_broker import FakeCluster
 
 
@@ -26,7 +26,8 @@ async def two_nodes() -> AsyncIterator[FakeCluster]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The waits that only politeness asks for, a tenth as long."""
     monkeypatch.setattr(reader, "PATIENCE_S", 0.2)
-    monkeypatch.setattr(reader, "BELIEVE_S", 0.2)
+    monkeypatch.setattr(evidence, "BELIEVE_S", 0.2)
+    monkeypatch.setattr(evidence, "BELIEVE_WITHOUT_EPOCHS_S", 0.4)
     monkeypatch.setattr(reader, "RETRY_S", (0.02, 0.1))
     monkeypatch.setattr(reader, "HOPELESS_S", 0.1)
     monkeypatch.setattr(reader, "IDS_S", 0.2)

@@ -109,6 +109,21 @@ def test_while_a_topic_grows_only_what_all_three_have_is_handed_out(
     assert found["a"] == {topic: list(range(handed_out)) for topic in group("orders")}
 
 
+@pytest.mark.parametrize("shrunk", [(2, 5, 5), (2, 3, 5), (1, 5, 5), (2, 2, 2)])
+@pytest.mark.parametrize("replicas", [0, 1])
+def test_what_a_topic_that_was_made_anew_has_no_more_is_not_handed_out(shrunk: tuple[int, int, int], replicas: int) -> None:
+    """The topics that belong to it keep their partitions; who held the first ones keeps them, the others get nothing."""
+    topics = group("orders") | group("payments")
+    held = [{**dict.fromkeys(group("orders"), mine), **{topic: [1] for topic in group("payments")}} for mine in ([0, 3, 4], [1, 2])]
+    members = {name: member(topics, f"http://{name}", mine) for name, mine in zip("ab", held, strict=True)}
+    found = assign(make(replicas), counts(orders=shrunk, payments=2), **members)
+    for topic in group("orders"):
+        assert sorted(found["a"].get(topic, []) + found["b"].get(topic, [])) == list(range(shrunk[0]))
+        assert found["a"][topic] == [0]
+    for topic in group("payments"):
+        assert sorted(found["a"][topic] + found["b"][topic]) == [0, 1]
+
+
 def test_a_group_that_is_not_complete_is_not_handed_out(assignor: GroupedAssignor) -> None:
     partitions = counts(orders=2, payments=2)
     names = TopicNames.of(APP, "payments")

@@ -28,6 +28,7 @@ from tests.support.log_bytes import (
     TRANSACTIONAL,
     ZSTD,
     batch,
+    compress,
     emptied,
     flip,
     legacy,
@@ -102,7 +103,7 @@ def test_epochs_are_told_with_their_beginnings() -> None:
     assert (got.epochs, got.epoch) == ([(1, 0), (3, 20), (4, 30)], 4)
 
 
-def test_nothing_is_nothing() -> None:
+def test_t38_nothing_is_nothing() -> None:
     got = parse(b"", position=17)
     assert (got.next, got.records, got.epoch, got.min_timestamp, got.max_timestamp) == (17, [], -1, None, None)
 
@@ -137,7 +138,7 @@ def test_records_without_a_time_have_none() -> None:
 # ---------------------------------------------------------------------------------------------------- compaction
 
 
-def test_a_hole_of_a_billion_offsets_costs_nothing() -> None:
+def test_T43_a_hole_of_a_billion_offsets_costs_nothing() -> None:  # noqa: N802  # the id of a scenario
     tracemalloc.start()
     try:
         got = parse(batch(0, 9) + batch(1_000_000_000, 1_000_000_009))
@@ -210,7 +211,7 @@ def test_the_delete_horizon_is_not_a_record_time() -> None:
 
 
 @pytest.mark.parametrize("kind", [0, 1, 2, 3, 4, 5, 6, 99])
-def test_every_type_of_control_batch_is_a_marker(kind: int) -> None:
+def test_t37_every_type_of_control_batch_is_a_marker(kind: int) -> None:
     for aborted in ([], [(9, 0)]):
         got = parse(batch(0, 4) + marker(5, 9, kind) + batch(6, 9), aborted=aborted)
         assert (got.records, got.markers) == ([(0, 5), (6, 10)], [(5, 6)])
@@ -316,7 +317,7 @@ def test_a_marker_whose_time_delta_is_long() -> None:
 
 
 @pytest.mark.parametrize(("magic", "codec"), [(0, NONE), (0, GZIP), (0, SNAPPY), (1, NONE), (1, GZIP), (1, SNAPPY), (1, LZ4)])
-def test_old_formats_with_holes(magic: int, codec: int) -> None:
+def test_t36_old_formats_with_holes(magic: int, codec: int) -> None:
     log = legacy(magic, [3, 4, 7], codec=codec) + legacy(magic, [9, 10]) + batch(12, 14, epoch=2)
     got = parse(log, position=3)
     assert (got.records, got.holes, got.epoch) == ([(3, 5), (7, 8), (9, 11), (12, 15)], [(5, 7), (8, 9), (11, 12)], 2)
@@ -326,7 +327,7 @@ def test_old_formats_with_holes(magic: int, codec: int) -> None:
 
 
 @pytest.mark.parametrize("magic", [0, 1])
-def test_an_old_message_shorter_than_a_new_header(magic: int) -> None:
+def test_t36_an_old_message_shorter_than_a_new_header(magic: int) -> None:
     short = legacy(magic, [0])
     assert len(short) < 61
     assert parse(short).records == [(0, 1)]
@@ -335,7 +336,7 @@ def test_an_old_message_shorter_than_a_new_header(magic: int) -> None:
 
 
 @pytest.mark.parametrize("codec", [NONE, GZIP])
-def test_a_damaged_old_message(codec: int) -> None:
+def test_t36_a_damaged_old_message(codec: int) -> None:
     log = legacy(1, [0]) + flip(legacy(1, [1, 2, 3] if codec else [3], codec=codec), -3) + legacy(1, [4])
     first = parse(log)
     assert first.damage is not None
@@ -347,7 +348,7 @@ def test_a_damaged_old_message(codec: int) -> None:
 # --------------------------------------------------------------------------------------- cut off, and damaged
 
 
-def test_a_partial_batch_is_left_for_the_next_answer() -> None:
+def test_t38_a_partial_batch_is_left_for_the_next_answer() -> None:
     log, third = batch(0, 9) + batch(10, 19), batch(20, 29)
     for length in range(len(third)):
         got = parse(log + third[:length])
@@ -356,7 +357,7 @@ def test_a_partial_batch_is_left_for_the_next_answer() -> None:
 
 
 @pytest.mark.parametrize("length", [1, 11, 12, 16, 17, 60, 61, 80])
-def test_a_partial_batch_alone_skips_nothing_and_tells_its_size(length: int) -> None:
+def test_t38_a_partial_batch_alone_skips_nothing_and_tells_its_size(length: int) -> None:
     alone = batch(0, 9)
     got = parse(alone[:length])
     assert (got.next, got.records, got.damage) == (0, [], None)
@@ -372,6 +373,18 @@ def test_a_wrong_crc_is_read_once_more_and_then_unreadable(at: int) -> None:
     assert (first.damage.base, first.damage.why) == (10, "the CRC is wrong")
     again = parse(log, position=10, condemned=10)
     assert (again.unreadable, again.records, again.damage, again.epoch) == ([(10, 20)], [(20, 30)], None, 2)
+
+
+def test_t62_epochs_in_headers_that_fall_or_exceed_the_leaders_count_for_nothing() -> None:
+    log = batch(0, 9, epoch=5) + batch(10, 19, epoch=3) + batch(20, 29, epoch=9) + batch(30, 39, epoch=6) + emptied(40, 44, epoch=2)
+    parser = BatchParser(memoryview(log), 0, len(log), position=0, bound=FAR)
+    parser.expect_epochs(4, 6)
+    assert parser.step(1_000)
+    assert (parser.records, parser.epochs, parser.epoch, parser.odd_epoch) == ([(0, 40)], [(5, 0), (6, 30)], 6, (10, 3))
+    parser = BatchParser(memoryview(log), 0, len(log), position=0, bound=FAR)
+    parser.expect_epochs(6, 6)
+    assert parser.step(1_000)
+    assert (parser.epoch, parser.epochs, parser.odd_epoch) == (6, [(6, 30)], (0, 5))
 
 
 def test_the_epoch_of_a_damaged_batch_counts_but_never_falls() -> None:
@@ -429,6 +442,26 @@ def test_what_no_consumer_can_decode_is_unreadable(broken: bytes) -> None:
     assert (first.records, first.damage and first.damage.base) == ([(0, 5)], 5)
     again = parse(log, position=5, condemned=5)
     assert (again.unreadable, again.records) == ([(5, 8)], [(8, 10)])
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_t27_a_batch_that_counts_fewer_records_than_offsets(codec: int) -> None:
+    """Of a topic that never was compacted it lacks them: which ones, its records tell."""
+    got = parse(batch(0, 9) + batch(10, 19, keep=[10, 11, 13, 14, 15, 16, 18, 19], codec=codec) + batch(20, 29))
+    assert (got.holes, got.records, got.damage) == ([(12, 13), (17, 18)], [(0, 12), (13, 17), (18, 30)], None)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_t27_a_batch_that_counts_fewer_records_than_it_holds(codec: int) -> None:
+    """The count is under the CRC: so many are missing. Java's consumer refuses the others."""
+    body = compress(codec, b"".join(map(record, range(10))))
+    log = batch(0, 9) + raw_batch(10, body, count=7, delta=9, attributes=codec) + batch(20, 29)
+    first = parse(log)
+    assert (first.next, first.damage and first.damage.why) == (10, "its body goes on behind the 7 records that its header counts")
+    again = parse(log, position=10, condemned=10)
+    assert (again.unreadable, again.holes, again.records, again.damage) == ([(10, 17)], [(17, 20)], [(20, 30)], None)
+    assert parse(log, position=15, condemned=10).unreadable == [(15, 17)]
+    assert parse(log, position=10, condemned=10, bound=18).holes == [(17, 18)]
 
 
 @pytest.mark.parametrize("length", [-1, 0, 13, 48])

@@ -17,7 +17,7 @@ from stream_app.kafka.probe import Prober, look
 from stream_app.kafka.protocol import Api, Isolation
 from stream_app.kafka.records import CONTROL
 from tests.support.fake_broker import FETCH, FakeCluster, FakeLog
-from tests.support.log_bytes import ABORT, GZIP, LZ4, T0, TRANSACTIONAL, ZSTD, batch, emptied, flip, legacy, marker
+from tests.support.log_bytes import ABORT, GZIP, LZ4, T0, TRANSACTIONAL, ZSTD, batch, emptied, flip, legacy, marker, raw_batch, record
 
 ID = b"orders".ljust(16, b".")
 COMMITTED, UNCOMMITTED = Isolation.READ_COMMITTED, Isolation.READ_UNCOMMITTED
@@ -158,11 +158,23 @@ async def test_a_batch_larger_than_the_fetch(cluster: FakeCluster) -> None:
     assert (got.tombstones, set(got.timestamps)) == (((9, 10),), {9, 10})
 
 
-async def test_a_tail_without_batches_is_a_hole_when_asked_twice(cluster: FakeCluster) -> None:
-    cluster.add("orders", FakeLog([batch(0, 9)], end=20))
+async def test_t62_a_broker_that_gives_nothing_below_its_own_end_is_no_hole(cluster: FakeCluster) -> None:
+    log = FakeLog([batch(0, 9)], end=20)
+    cluster.add("orders", log)
+    got = await look_at(cluster, (8, 15))
+    assert (got.upto, got.holes) == (10, ())
+    assert len(cluster.requests(FETCH)) == 3
+    log.batches.append(batch(17, 19))
     got = await look_at(cluster, (8, 15))
     assert (got.upto, got.holes) == (15, ((10, 15),))
-    assert len(cluster.requests(FETCH)) == 3
+
+
+async def test_t27_a_batch_that_counts_fewer_records_than_it_holds(cluster: FakeCluster) -> None:
+    """What the header counts can't be read by every consumer; what it does not count is no record."""
+    cluster.add("orders", FakeLog([batch(0, 9), raw_batch(10, b"".join(map(record, range(5))), count=3, delta=4), batch(15, 19)]))
+    got = await look_at(cluster, (8, 17))
+    assert (got.upto, got.unreadable, got.holes) == (17, ((10, 13),), ((13, 15),))
+    assert (await look_at(cluster, (12, 14))).holes == ((13, 14),)
 
 
 @pytest.mark.parametrize(("magic", "codec"), [(0, 0), (0, GZIP), (1, 0), (1, LZ4)])

@@ -115,7 +115,10 @@ async def test_an_end_is_told_again_when_it_changes_and_every_second(cluster: Fa
         assert all((one.position, one.next, one.size) == (10, 10, 0) for one in owner.reads["orders", 0][1:])
 
 
-async def test_an_end_that_lags_behind_the_position_is_not_an_end_that_was_read(cluster: FakeCluster) -> None:
+async def test_an_end_that_lags_behind_the_position_is_not_an_end_that_was_read(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "STUCK_AFTER_S", 60.0)
     log = FakeLog(batches(0, 30))
     cluster.add("orders", log)
     async with reading(cluster, max_wait_ms=10) as owner:
@@ -372,7 +375,7 @@ async def test_a_batch_whose_length_is_damaged_holds_reading_up_and_says_so(clus
 
 
 @pytest.mark.parametrize("size", [1, 30, 61, 150])
-async def test_a_partial_batch_is_asked_for_again_with_a_larger_size(cluster: FakeCluster, size: int) -> None:
+async def test_t38_a_partial_batch_is_asked_for_again_with_a_larger_size(cluster: FakeCluster, size: int) -> None:
     cluster.partial_batches = True
     cluster.add("orders", FakeLog(batches(0, 40)))
     async with reading(cluster, max_bytes=size, partition_max_bytes=size) as owner:
@@ -391,7 +394,7 @@ async def test_batches_larger_than_a_fetch(cluster: FakeCluster) -> None:
     assert owner.troubles == []
 
 
-async def test_a_broker_that_gives_nothing_below_its_own_end_is_stuck_not_a_gap(cluster: FakeCluster) -> None:
+async def test_t62_a_broker_that_gives_nothing_below_its_own_end_is_stuck_not_a_gap(cluster: FakeCluster) -> None:
     log = FakeLog(batches(0, 20))
     cluster.add("orders", log, FakeLog(batches(0, 20)))
     async with reading(cluster, max_wait_ms=10) as owner:

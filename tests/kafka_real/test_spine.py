@@ -157,24 +157,6 @@ def assert_one_transaction_holds_events_and_state(kafka: KafkaCluster, rig: Rig,
     assert producers_of(kafka, f"{rig.app_id}.alerts-") <= state
 
 
-def transact(kit: KafkaKit, topic: str, transactions: int, size: int) -> int:
-    """Transactions of a random size one after the other, every fourth aborted; how many records were committed."""
-    producer = kit.transactional_producer()
-    committed = 0
-    for number in range(transactions):
-        producer.begin_transaction()
-        for _ in range(size):
-            producer.produce(topic, b"value", partition=0)
-        if number % 4 == 3:
-            producer.flush(30)
-            producer.abort_transaction(30)
-        else:
-            producer.commit_transaction(30)
-            committed += size
-    producer.close()
-    return committed
-
-
 def draw_from(rng: random.Random, offsets: list[int]) -> Truth:
     """Losses and repeats among offsets that are not all there is."""
     inner = offsets[10:-10]
@@ -213,7 +195,8 @@ def test_kills_and_a_wiped_state_change_nothing(
     rig = make_rig({plain: SINKS, sales: SINKS})
     spine.fill(kafka.bootstrap, plain, PARTITIONS, PER_PARTITION)
     worker = rig.worker().start()
-    committed = transact(shared_kit, sales, transactions=400, size=10)
+    shared_kit.transactions([sales], 400, 10, abort_every=4)
+    committed = 3_000
     offsets = [offset for message in shared_kit.read(sales) if (offset := message.offset()) is not None]
     assert len(offsets) == committed < offsets[-1]
     runs = [

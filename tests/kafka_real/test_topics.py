@@ -95,6 +95,8 @@ async def test_what_is_missing_is_named_where_it_must_not_be_made(kit: KafkaKit,
     )
     assert partitions_of(kit, f"{app_id}.alerts", names[watched].changelog) == [0, 0]
     await made_by_others.ensure(names, await topics.find())
+    for name, count in ((f"{app_id}.alerts", 3), (f"{app_id}.status", 6), (names[watched].changelog, 2), (names[watched].observations, 2)):
+        kit.await_partitions(name, count)  # brokers learn of new topics a moment later
     assert await topics.ensure(names, await topics.find()) == {watched: 2}
     kit.add_partitions(watched, 3)
     with pytest.raises(TopicsUnavailable, match=rf"{names[watched].changelog} has fewer partitions .* give it 3"):
@@ -105,10 +107,10 @@ async def test_what_is_missing_is_named_where_it_must_not_be_made(kit: KafkaKit,
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        ({"retention.ms": "60000"}, TopicConfig(False, 60_000)),
-        ({"retention.ms": "-1"}, TopicConfig(False, None)),
-        ({"cleanup.policy": "compact", "retention.ms": "60000"}, TopicConfig(True, None)),
-        ({"cleanup.policy": "compact,delete", "retention.ms": "60000"}, TopicConfig(True, 60_000)),
+        ({"retention.ms": "60000"}, TopicConfig(False, 60_000, "delete")),
+        ({"retention.ms": "-1"}, TopicConfig(False, None, "delete")),
+        ({"cleanup.policy": "compact", "retention.ms": "60000"}, TopicConfig(True, None, "compact")),
+        ({"cleanup.policy": "compact,delete", "retention.ms": "60000"}, TopicConfig(True, 60_000, "compact,delete")),
     ],
 )
 async def test_describe(kit: KafkaKit, make_topics: Callable[..., Topics], config: dict[str, str], expected: TopicConfig) -> None:

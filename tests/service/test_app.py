@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 import structlog
 import yaml
@@ -16,6 +17,7 @@ from faust.tables.manager import TableManager
 from faust.types import TP
 
 from stream_app.config import load
+from stream_app.core.model import WorkerRecord
 from stream_app.kafka.assignor import GroupedAssignor
 from stream_app.kafka.driver import Bundle, Consumer, Transport
 from stream_app.kafka.names import TopicNames
@@ -23,7 +25,9 @@ from stream_app.kafka.store import StateStore
 from stream_app.kafka.topics import Found, TopicsUnavailable
 from stream_app.kafka.trouble import Trouble, TroubleKind
 from stream_app.service import app as app_module
+from stream_app.service import explain as explain_module
 from stream_app.service.app import ClusterService, GapstreamApp, create_app, steady_clock
+from stream_app.service.explain import CannotAsk, NotThere
 from tests.support.fakes import bundle, log_read, until
 
 
@@ -47,6 +51,19 @@ async def app(tmp_path: Path) -> AsyncIterator[GapstreamApp]:
 
 
 # --- wiring -------------------------------------------------------------------------------------------------------------
+
+
+async def test_questions_about_offsets_are_answered_for_the_topics_of_the_file(app: GapstreamApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explain_module, "TIMEOUT_SECONDS", 0.2)
+    asked: dict[str, Any] = {"sink": None, "allow": None, "show_keys": False}
+    with pytest.raises(NotThere, match="topic other is not watched"):
+        await app.backend.explain("other", 0, 0, 1, **asked)
+    with pytest.raises(CannotAsk, match="no worker has seen topic sales yet"):
+        await app.backend.explain("sales", 0, 0, 1, **asked)
+    count = WorkerRecord(worker="one", at_ms=app.backend.clock_ms(), session_timeout_ms=12_000, topics={"sales": 1})
+    app.view.apply(b"worker/one", msgspec.json.encode(count))
+    with pytest.raises(CannotAsk, match=r"127\.0\.0\.1:1"):
+        await app.backend.explain("sales", 0, 0, 1, **asked)
 
 
 async def test_faust_is_configured_from_the_file(app: GapstreamApp, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import faust
 import pytest
 
 from stream_app.service.backend import Backend
+from stream_app.service.explain import Explainer
 from stream_app.service.metrics import Counters, Metrics
 from stream_app.service.orders import Orders
 from stream_app.service.owners import OwnedPartitions
@@ -27,6 +28,7 @@ class World:
         self.view.loaded = True
         self.orders = SimpleNamespace()
         metrics = Metrics(list, Counters(), self.view, lambda: 7)
+        self.explained: list[Any] = []
         self.backend = Backend(
             cast(faust.App, self.app),
             cast(OwnedPartitions, self.owned),
@@ -34,8 +36,13 @@ class World:
             metrics,
             lambda: 7,
             lambda: self.trouble,
+            cast(Explainer, self),
             cast(Orders, self.orders),
         )
+
+    async def explain(self, *asked: Any, **options: Any) -> dict[str, Any]:
+        self.explained.append((asked, options))
+        return {"runs": []}
 
     def reasons(self) -> list[str]:
         ready = self.backend.ready()
@@ -110,6 +117,9 @@ def test_a_partition_in_trouble(world: World) -> None:
     assert world.reasons() == ["orders/4: state is being recovered"]
 
 
-def test_the_rest_is_handed_on(world: World) -> None:
+async def test_the_rest_is_handed_on(world: World) -> None:
     assert world.backend.clock_ms() == 7
     assert b"gapstream_build_info" in world.backend.metrics()
+    options: dict[str, Any] = {"sink": "billing", "allow": None, "show_keys": False}
+    assert await world.backend.explain("orders", 3, 5, 9, **options) == {"runs": []}
+    assert world.explained == [(("orders", 3, 5, 9), options)]

@@ -34,6 +34,7 @@ class World:
 
     journal: list[Any] = field(default_factory=list)
     failure: Exception | None = None
+    seek_failure: Exception | None = None
     topics: dict[str, Any] = field(default_factory=dict)
     config: TopicConfig = field(default_factory=lambda: TopicConfig(False, 1_000))
     gate: asyncio.Event | None = None
@@ -68,9 +69,10 @@ class World:
         self._note("offset_at", topic, partition, timestamp_ms)
         return 42
 
-    async def seek(self, tp: TP, offset: int | None) -> int:
-        self._note("seek", tp, offset)
-        return offset or 5
+    async def seek(self, tp: TP, position: int) -> None:
+        self.journal.append(("seek", tp, position))
+        if self.seek_failure is not None:
+            raise self.seek_failure
 
 
 @pytest.fixture
@@ -192,14 +194,17 @@ async def test_the_log_is_read_as_configured(port: KafkaPort, world: World) -> N
     assert world.journal == [("assign", "orders", 3, 17, options), ("unassign", "orders", 3)]
 
 
-async def test_observations_are_sought_through_the_driver(port: KafkaPort, world: World) -> None:
-    assert await port.hear_from(NAMES.observations, 3, None) == 5
-    assert world.journal == [("seek", TP(NAMES.observations, 3), None)]
+@pytest.mark.parametrize(("offset", "position"), [(None, 1), (0, 1), (1, 1), (5, 5), (9, 9), (12, 9)])
+async def test_observations_are_sought_through_the_driver(port: KafkaPort, world: World, offset: int | None, position: int) -> None:
+    """Not below where they begin, not above where they end: aiokafka would begin anew."""
+    assert await port.hear_from(NAMES.observations, 3, offset) == position
+    assert world.journal == [("ends", NAMES.observations, 3), ("seek", TP(NAMES.observations, 3), position)]
 
 
 CALLS: list[Callable[[KafkaPort], Any]] = [
     lambda port: port.facts("orders"),
     lambda port: port.ends("orders", 0),
+    lambda port: port.hear_from(NAMES.observations, 0, 7),
     lambda port: port.look("orders", 0, TOPIC_ID, ((0, 1),)),
 ]
 
@@ -226,7 +231,7 @@ async def test_failures_of_the_administrator_are_tried_again(port: KafkaPort, wo
 
 @pytest.mark.parametrize("failure", [TimeoutError(), RuntimeError("no such partition is assigned")])
 async def test_failures_of_aiokafka_are_tried_again(port: KafkaPort, world: World, failure: Exception) -> None:
-    world.failure = failure
+    world.seek_failure = failure
     said = str(failure) or type(failure).__name__
     with pytest.raises(Unavailable, match=f"^observations of {NAMES.observations}/0 can't be read: {said}$"):
         await port.hear_from(NAMES.observations, 0, 7)

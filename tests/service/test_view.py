@@ -481,3 +481,22 @@ def test_an_asker_sees_only_what_it_may(cluster: Cluster) -> None:
     cluster.rows(0, row(), row(sink="log"))
     assert [line["sink"] for line in cluster.view.status(NOW, allow=lambda topic, sink: sink == "log")["status"]] == ["log"]
     assert cluster.view.partitions(NOW, allow=lambda topic, sink: False) == {"partitions": []}
+
+
+def test_one_partition_with_its_sinks_and_their_gaps() -> None:
+    cluster = Cluster(partitions=2)
+    cluster.beat()
+    for partition in range(2):
+        cluster.rows(partition, row(partition, pages=2), row(partition, "log"), row(partition, "stranger", configured=False))
+        cluster.gaps(Gap(first=8, stop=9, count=1, cause="tombstone", open=False), partition=partition, page=1)
+    cluster.gaps(Gap(first=4, stop=6, count=2, cause="expired"), partition=1)
+    found = cluster.view.of_partition("orders", 1, NOW)
+    assert [(judged.partition, judged.sink, judged.row is None, [gap.first for gap in gaps]) for judged, gaps in found] == [
+        (1, "billing", False, [4, 8]),
+        (1, "log", False, []),
+        (1, "stranger", False, []),
+        (1, "warehouse", True, []),
+    ]
+    assert cluster.view.sinks("orders") == ["billing", "log", "stranger", "warehouse"]
+    assert cluster.view.of_partition("orders", 7, NOW) == []
+    assert cluster.view.of_partition("other", 0, NOW) == []

@@ -55,6 +55,10 @@ class FakeLog:
     """Answers to OffsetForLeaderEpoch that differ from (asked epoch, end)."""
     faults: list[int] = field(default_factory=list)
     """Error codes that the next fetches get instead of records."""
+    follower_end: int | None = None
+    """Nodes that don't lead serve fetches too, as followers do (KIP-392), and hold the log up to here; None: they refuse."""
+    named: list[int] = field(default_factory=list)
+    """Nodes that the next answers to Metadata name as the leader: brokers whose view is old."""
     silent: bool = False
     """Give no records, without an error."""
 
@@ -265,7 +269,7 @@ class FakeCluster:
         if topic is None:
             return {"Name": name, "ErrorCode": _UNKNOWN_TOPIC}
         partitions = [
-            {"PartitionIndex": index, "LeaderId": log.leader, "ReplicaNodes": [0], "IsrNodes": [0]}
+            {"PartitionIndex": index, "LeaderId": log.named.pop(0) if log.named else log.leader, "ReplicaNodes": [0], "IsrNodes": [0]}
             | ({"LeaderEpoch": log.epoch} if version >= 7 else {})
             for index, log in topic.logs.items()
         ]
@@ -365,19 +369,27 @@ class FakeCluster:
         log = found.logs.get(wanted["Partition"]) if found is not None else None
         if log is None:
             return empty | {"ErrorCode": missing}
-        offset = wanted["FetchOffset"]
-        error = self._refused(asked, log, wanted.get("CurrentLeaderEpoch", -1)) or (log.faults.pop(0) if log.faults else 0)
-        if not error and not log.start <= offset <= log.high_watermark:
+        offset, fetched = wanted["FetchOffset"], wanted.get("LastFetchedEpoch", -1)
+        follows = log.leader != asked.node and log.follower_end is not None
+        error = 0 if follows else self._refused(asked, log, wanted.get("CurrentLeaderEpoch", -1))
+        error = error or (log.faults.pop(0) if log.faults else 0)
+        high_watermark = log.high_watermark if log.follower_end is None or not follows else log.follower_end
+        epoch, end = log.epoch_ends.get(fetched, (fetched, high_watermark))
+        diverges = fetched >= 0 and epoch >= 0 and (epoch < fetched or end < offset)
+        # In Kafka's order (Partition.scala, readRecords): the start, then epochs, then the end.
+        if not error and (offset < log.start or (fetched >= 0 > epoch) or (offset > high_watermark and not diverges)):
             error = _OUT_OF_RANGE
         if error:
             return empty | {"ErrorCode": error}
-        ends = {"HighWatermark": log.high_watermark, "LastStableOffset": log.last_stable, "LogStartOffset": log.start}
-        fetched = wanted.get("LastFetchedEpoch", -1)
-        epoch, end = log.epoch_ends.get(fetched, (fetched, log.high_watermark))
-        if fetched >= 0 and (epoch < fetched or end < offset):
+        ends = {
+            "HighWatermark": high_watermark,
+            "LastStableOffset": min(log.last_stable, high_watermark) if follows else log.last_stable,
+            "LogStartOffset": log.start,
+        }
+        if diverges:
             return empty | ends | {"DivergingEpoch": {"Epoch": epoch, "EndOffset": end}}
         committed = asked.body["IsolationLevel"] == 1
-        bound = log.last_stable if committed else log.high_watermark
+        bound = ends["LastStableOffset"] if committed else high_watermark
         records = b"" if log.silent else self._records(log, offset, bound, min(left, wanted["PartitionMaxBytes"]), first)
         aborted = [{"ProducerId": producer, "FirstOffset": at} for producer, at in log.aborted] if committed else None
         return empty | ends | {"AbortedTransactions": aborted, "Records": self.damage(asked, records)}

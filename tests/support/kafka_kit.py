@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -22,6 +31,8 @@ from confluent_kafka.admin import (
 
 Value = bytes | None | Callable[[int], bytes | None]
 """A record's value (None is a tombstone), or a function of the record's number, counted from 0."""
+Written = tuple[bytes | None, bytes | None, int]
+"""Key, value and CreateTime in milliseconds (0: now)."""
 Headers = Sequence[tuple[str, bytes]]
 
 _STEP_S = 0.02
@@ -81,8 +92,17 @@ class KafkaKit:
 
     def set_topic_config(self, topic: str, config: Mapping[str, str]) -> None:
         """Set some of a topic's properties, leaving the others."""
-        entries = [ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in config.items()]
-        _all(self.admin.incremental_alter_configs([ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)]))
+        self._set_config(self.admin, ResourceType.TOPIC, topic, config)
+
+    def set_broker_config(self, node: int, config: Mapping[str, str | None]) -> None:
+        """Set some of a broker's dynamic properties; None takes one back."""
+        # This request must go to that broker, and librdkafka does not connect again for it when the broker was restarted.
+        self._set_config(AdminClient({"bootstrap.servers": self.bootstrap, **_QUIET}), ResourceType.BROKER, str(node), config)
+
+    def _set_config(self, admin: AdminClient, kind: ResourceType, name: str, config: Mapping[str, str | None]) -> None:
+        operation = {True: AlterConfigOpType.DELETE, False: AlterConfigOpType.SET}
+        entries = [ConfigEntry(key, value, incremental_operation=operation[value is None]) for key, value in config.items()]
+        _all(admin.incremental_alter_configs([ConfigResource(kind, name, incremental_configs=entries)]))
 
     def delete_records(self, topic: str, partition: int, before: int) -> int:
         """Have the log begin at offset ``before``; the new log start offset."""
@@ -96,6 +116,13 @@ class KafkaKit:
         first = self._list_offsets([where], OffsetSpec.earliest())[0]
         stop = self._list_offsets([where], OffsetSpec.latest(), isolation_level=level)[0]
         return first, stop
+
+    def committed(self, group: str, topic: str, partition: int = 0) -> int | None:
+        """What the group has committed; None: nothing."""
+        asked = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, partition)])
+        (found,) = _all(self.admin.list_consumer_group_offsets([asked]))
+        offset = found.topic_partitions[0].offset
+        return None if offset < 0 else int(offset)
 
     def await_end(self, topic: str, partition: int, stop: int) -> None:
         """Return when the log's end offset is ``stop`` or beyond."""
@@ -142,6 +169,26 @@ class KafkaKit:
         finally:
             producer.close()
 
+    def write_batches(
+        self, topic: str, batches: Iterable[Sequence[Written]], partition: int = 0, *, conf: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write each of ``batches`` as one record batch, in order."""
+        producer = Producer({"bootstrap.servers": self.bootstrap, "linger.ms": 10_000, **_QUIET, **(conf or {})})
+        failed: list[KafkaError] = []
+
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            if error is not None:
+                failed.append(error)
+
+        try:
+            for batch in batches:
+                for key, value, timestamp_ms in batch:
+                    producer.produce(topic, value, key, partition, on_delivery=delivered, timestamp=timestamp_ms)
+                left = producer.flush(_PATIENCE_S)
+                assert (left, failed) == (0, []), f"{left} records were not acknowledged, {failed} refused"
+        finally:
+            producer.close()
+
     def transact(
         self, topic: str, partition: int = 0, n: int = 1, *, commit: bool = True, value: Value = b"value", key: bytes | None = None
     ) -> list[int]:
@@ -159,6 +206,32 @@ class KafkaKit:
                 producer.abort_transaction(_PATIENCE_S)
             self.await_end(topic, partition, offsets[-1] + 2)  # the coordinator answers before it writes the markers
             return offsets
+        finally:
+            producer.close()
+
+    def transactions(self, topics: Sequence[str], number: int, size: int, *, abort_every: int = 0, producers: int = 1) -> None:
+        """``number`` transactions of ``size`` records in partition 0 of each topic, every ``abort_every``-th of them aborted.
+
+        Each of the ``producers`` writes its share one after the other, all at the same time.
+        """
+        with ThreadPoolExecutor(producers) as threads:
+            shares = [range(first, number + 1, producers) for first in range(1, producers + 1)]
+            for done in [threads.submit(self._transactions, topics, share, size, abort_every) for share in shares]:
+                done.result()
+
+    def _transactions(self, topics: Sequence[str], share: Iterable[int], size: int, abort_every: int) -> None:
+        producer = self.transactional_producer()
+        try:
+            for number in share:
+                producer.begin_transaction()
+                for topic in topics:
+                    for _ in range(size):
+                        producer.produce(topic, b"value", partition=0)
+                if abort_every and number % abort_every == 0:
+                    producer.flush(_PATIENCE_S)  # what was not sent would be dropped
+                    producer.abort_transaction(_PATIENCE_S)
+                else:
+                    producer.commit_transaction(_PATIENCE_S)
         finally:
             producer.close()
 
@@ -181,6 +254,10 @@ class KafkaKit:
             return _read_to(consumer, stop)
         finally:
             consumer.close()
+
+    def delivered(self, topic: str, partition: int = 0, *, isolation: str = "read_committed") -> list[int]:
+        """The offsets of :meth:`read`."""
+        return [offset for one in self.read(topic, partition, isolation=isolation) if (offset := one.offset()) is not None]
 
 
 def _read_to(consumer: Consumer, stop: int) -> list[Message]:

@@ -59,9 +59,13 @@ def raw_batch(
     base_time: int = T0,
     max_time: int = T0,
     magic: int = 2,
+    producer_epoch: int | None = None,
+    sequence: int = -1,
 ) -> bytes:
     """A v2 batch whose header says what is asked, around ``body``; the CRC is right."""
-    covered = struct.pack(">hiqqqhii", attributes, delta, base_time, max_time, producer, 0 if producer >= 0 else -1, -1, count) + body
+    if producer_epoch is None:
+        producer_epoch = 0 if producer >= 0 else -1
+    covered = struct.pack(">hiqqqhii", attributes, delta, base_time, max_time, producer, producer_epoch, sequence, count) + body
     return struct.pack(">qiiBI", base, 9 + len(covered), epoch, magic, crc32c(covered)) + covered
 
 

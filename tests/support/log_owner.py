@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -91,3 +92,34 @@ async def reading(cluster: FakeCluster, *, timeout_ms: int = 5_000, **options: A
 def wanted(asked: Iterable[Asked]) -> list[tuple[int, int]]:
     """Partition and offset of everything that was fetched."""
     return [(one["Partition"], one["FetchOffset"]) for request in asked for topic in request.body["Topics"] for one in topic["Partitions"]]
+
+
+class Following(threading.Thread):
+    """A reader that follows one partition from its start while the test does something else; ends with ``finish``."""
+
+    def __init__(self, settings: KafkaSettings, topic: str) -> None:
+        super().__init__(daemon=True)
+        self._settings, self._topic = settings, topic
+        self._stopping = threading.Event()
+        self.read = 0
+        """Next offset to read."""
+        self.troubles: list[Trouble] = []
+
+    def run(self) -> None:
+        """In the thread."""
+        asyncio.run(self._follow())
+
+    async def _follow(self) -> None:
+        async with owning(self._settings) as owner:
+            owner.assign(self._topic, 0, 0)
+            while not self._stopping.is_set():
+                owner.take()
+                self.read = owner.reads[self._topic, 0][-1].next if (self._topic, 0) in owner.reads else 0
+                await asyncio.sleep(0.02)
+            self.troubles = owner.troubles
+
+    def finish(self) -> list[Trouble]:
+        """What it was told."""
+        self._stopping.set()
+        self.join()
+        return self.troubles

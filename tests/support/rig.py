@@ -91,8 +91,12 @@ class Worker:
             assert self.process is not None
             if self.process.poll() is not None:
                 raise AssertionError(f"the worker ended with {self.process.returncode}:\n{self.tail()}")
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=5) as answer:
-                return bool(answer.status == 200)
+            try:
+                with urllib.request.urlopen(f"{self.url}/readyz", timeout=5) as answer:
+                    return bool(answer.status == 200)
+            except urllib.error.HTTPError as refusal:
+                with refusal:
+                    raise ValueError(refusal.read().decode()) from refusal
 
         eventually(check, f"worker {self.number} ready", seconds)
         return self

@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from stream_app.core.model import Gap, GapsRecord, Row, StatusRecord, WorkerRecord
-from stream_app.service.view import StatusView
+from stream_app.service.view import Allow, StatusView
 from stream_app.web.api import Api, Readiness
 from stream_app.web.server import install
 
@@ -32,6 +32,7 @@ class Token:
 class Http:
     host: str = "127.0.0.1"
     tokens: Sequence[Token] = ()
+    show_keys: bool = False
 
 
 class Worker:
@@ -44,6 +45,9 @@ class Worker:
         self.text: bytes | Exception = b"gapstream_build_info 1.0\n"
         self.dropped: list[tuple[str, str, str]] = []
         self.drop_failure: Exception | None = None
+        self.explained: dict[str, Any] | Exception = {"runs": []}
+        self.questions: list[tuple[Any, ...]] = []
+        """What ``explain`` was asked: topic, partition, first, stop, sink, whether all sinks may be seen, whether keys may."""
 
     def ready(self) -> Readiness:
         return self.readiness
@@ -52,6 +56,14 @@ class Worker:
         if isinstance(self.text, Exception):
             raise self.text
         return self.text
+
+    async def explain(
+        self, topic: str, partition: int, first: int, stop: int, *, sink: str | None, allow: Allow | None, show_keys: bool
+    ) -> dict[str, Any]:
+        self.questions.append((topic, partition, first, stop, sink, allow is None, show_keys))
+        if isinstance(self.explained, Exception):
+            raise self.explained
+        return self.explained
 
     def clock_ms(self) -> int:
         return self.now_ms

@@ -26,6 +26,8 @@ TOKENS = [
 OPEN = ["/livez", "/healthz", "/readyz", "/metrics"]
 CLOSED = ["/api/status", "/api/partitions", "/api/gaps"]
 CHANGING = ["/api/sinks/drop"]
+ASKED = ["/api/explain"]
+"""Closed, and an error without parameters."""
 
 
 async def error_of(client: Client, path: str, status: int, method: str = "GET", **headers: str) -> str:
@@ -184,10 +186,12 @@ async def test_on_fausts_own_web_server(worker: Worker) -> None:
     try:
         paths = {resource.canonical for resource in server.web_app.router.resources()}
         assert "/router/" in {path.rstrip("/") + "/" for path in paths}, "Faust has routes of its own to be hidden"
-        for path in paths - {*OPEN, *CLOSED, *CHANGING}:
+        for path in paths - {*OPEN, *CLOSED, *CHANGING, *ASKED}:
             await error_of(client, path, 404)
         for path in (*OPEN, *CLOSED):
             assert (await client.get(path)).status == 200
+        for path in ASKED:
+            assert (await client.get(path)).status == 400
     finally:
         await client.close()
 
