@@ -59,7 +59,7 @@ class Backend(Protocol):
     async def explain(
         self, topic: str, partition: int, first: int, stop: int, *, sink: str | None, allow: Allow | None, show_keys: bool
     ) -> dict[str, Any]:
-        """The answer of ``/api/explain`` for offsets ``[first, stop)``; the only call that waits for Kafka.
+        """The answer of ``/api/explain`` for offsets ``[first, stop)``; waits for Kafka.
 
         Raises:
             NotThere: nobody knows the topic, the partition or the sink.
