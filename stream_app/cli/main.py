@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "gaps": ("stream_app.cli.gaps", "List open gaps."),
     "partitions": ("stream_app.cli.partitions", "List topics, partitions and sinks, one row each."),
     "watch": ("stream_app.cli.watch", "Follow the alerts, one line per event."),
+    "observe": ("stream_app.cli.observe", "Report what a sink has received, as lines on standard input."),
     "config": ("stream_app.cli.config_cmd", "Print the effective configuration, secrets masked."),
 }
 """Name to module and one line of help, so that ``gapstream --help`` imports none of them."""
