@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "watch": ("stream_app.cli.watch", "Follow the alerts, one line per event."),
     "verify": ("stream_app.cli.verify", "Compare a topic with a ClickHouse table, once, without a worker."),
     "sink": ("stream_app.cli.sink", "Forget a sink that left the configuration."),
+    "observe": ("stream_app.cli.observe", "Report what a sink has received, as lines on standard input."),
     "config": ("stream_app.cli.config_cmd", "Print the effective configuration, secrets masked."),
 }
 """Name to module and one line of help, so that ``gapstream --help`` imports none of them."""
