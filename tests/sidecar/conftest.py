@@ -9,7 +9,7 @@ import pytest
 from gapstream_sidecar import Sidecar
 from gapstream_sidecar.deliveries import Key
 from gapstream_sidecar.leases import Session
-from tests.sidecar.fakes import FakeConsumer, FakeProducer
+from tests.sidecar.fakes import FakeAioConsumer, FakeConsumer, FakeProducer
 
 
 @dataclass
@@ -40,6 +40,12 @@ class Bench:
         inside = self.consumer(**options)
         conf = {"group.id": "g", "enable.auto.commit": auto_commit, "enable.auto.offset.store": options.get("auto_store", True)}
         return (sidecar or self.sidecar()).wrap(inside, conf), inside
+
+    def aio(self, sidecar: Sidecar | None = None, **options: Any) -> tuple[Any, FakeAioConsumer]:
+        """The same of aiokafka's kind; it owns the partitions 0 and 1."""
+        inside = FakeAioConsumer(**options)
+        inside.assign(0, 1)
+        return (sidecar or self.sidecar()).wrap(inside), inside
 
     @property
     def producer(self) -> FakeProducer:

@@ -9,7 +9,7 @@ import json
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
@@ -268,3 +268,119 @@ class FakeTransactions:
 
     def __len__(self) -> int:
         return 0
+
+
+class Part(NamedTuple):
+    """As aiokafka's TopicPartition."""
+
+    topic: str
+    partition: int
+
+
+class FakeRecord(NamedTuple):
+    """The part of aiokafka's ConsumerRecord that is looked at."""
+
+    topic: str
+    partition: int
+    offset: int
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+class Committed(NamedTuple):
+    """As aiokafka's OffsetAndMetadata."""
+
+    offset: int
+    metadata: str
+
+
+class OffsetMetadataTooLargeError(Exception):
+    """As aiokafka's."""
+
+
+class FakeAioConsumer:
+    """Hands out ``queue``; ``commits`` are the offsets it was given. It is its own coordinator."""
+
+    def __init__(self, *, auto_commit: bool = False, group: FakeGroup | None = None, group_id: str | None = "g") -> None:
+        self._enable_auto_commit = auto_commit
+        self._group_id = group_id
+        self._coordinator = self
+        self.group = group or FakeGroup()
+        self.queue: deque[FakeRecord] = deque()
+        self.assigned: frozenset[Part] = frozenset()
+        self.commits: list[Any] = []
+        self.commit_error: Exception | None = None
+        self.reads = 0
+        self.stopped = False
+        self.at: dict[Part, int] = {}
+
+    def assign(self, *partitions: int) -> None:
+        """A rebalance: another object, be it equal."""
+        self.assigned = frozenset({Part("orders", one) for one in partitions})
+        self.at = {one: self.group.committed[one][0] for one in self.assigned if one in self.group.committed}
+
+    def assignment(self) -> Any:
+        return self.assigned or set()
+
+    def deliver(self, partition: int, *offsets: int, topic: str = "orders", headers: Any = ()) -> None:
+        self.queue.extend(FakeRecord(topic, partition, offset, headers) for offset in offsets)
+
+    async def getone(self, *_: Any) -> FakeRecord:
+        record = self.queue.popleft()
+        self.at[Part(record.topic, record.partition)] = record.offset + 1
+        return record
+
+    async def getmany(self, *_: Any, timeout_ms: int = 0, max_records: int | None = None) -> dict[Part, list[FakeRecord]]:
+        found: dict[Part, list[FakeRecord]] = {}
+        while self.queue:
+            record = await self.getone()
+            found.setdefault(Part(record.topic, record.partition), []).append(record)
+        return found
+
+    def __aiter__(self) -> FakeAioConsumer:
+        return self
+
+    async def __anext__(self) -> FakeRecord:
+        if not self.queue:
+            raise StopAsyncIteration
+        return await self.getone()
+
+    async def __aenter__(self) -> FakeAioConsumer:
+        return self
+
+    async def commit(self, offsets: Any = None) -> None:
+        self.commits.append(offsets)
+        if self.commit_error is not None:
+            raise self.commit_error
+        made: dict[tuple[str, int], tuple[int, str | None]] = {one: (at, "") for one, at in self.at.items() if one in self.assigned}
+        if offsets is not None:
+            made = {one: (at, "") if isinstance(at, int) else (at[0], at[1]) for one, at in offsets.items()}
+        if any(len(metadata or "") > self.group.metadata_max for _, metadata in made.values()):
+            raise OffsetMetadataTooLargeError
+        self.group.committed.update(made)
+
+    async def fetch_committed_offsets(self, partitions: list[Part]) -> dict[Part, Committed]:
+        self.reads += 1
+        known = self.group.committed
+        return {one: Committed(known[one][0], known[one][1] or "") for one in partitions if one in known}
+
+    def seek(self, partition: Part, offset: int) -> None:
+        self.at[partition] = offset
+
+    async def seek_to_beginning(self, *partitions: Part) -> bool:
+        self.at |= dict.fromkeys(partitions or self.assigned, 0)
+        return True
+
+    async def seek_to_end(self, *partitions: Part) -> bool:
+        self.at |= dict.fromkeys(partitions or self.assigned, 1_000)
+        return True
+
+    async def seek_to_committed(self, *partitions: Part) -> dict[Part, int]:
+        found = {one: self.group.committed[one][0] for one in partitions or self.assigned}
+        self.at |= found
+        return found
+
+    async def position(self, partition: Part) -> int:
+        return self.at[partition]
+
+    async def stop(self) -> None:
+        self.stopped = True

@@ -733,10 +733,27 @@ def test_what_was_taken_away_counts_only_where_it_is_named(bench: Bench, how: st
     assert [(one["partition"], one["runs"]) for one in bench.producer.said()] == [(1, [[1, 1]])]
     consumer.commit(message=messages[1])  # processed is processed, whoever owns it now
     assert [(one["partition"], one["runs"]) for one in bench.producer.said()[1:]] == [(0, [[1, 2]])]
+    inside.group.committed["orders", 0] = (50, None)
     inside.callbacks["on_assign"](inside, [ORDERS_0])
     inside.deliver("orders", 0, 50)
     consumer.commit(message=drain(consumer)[0])  # 3 was somebody else's meanwhile
     assert [(one["partition"], one["runs"]) for one in bench.producer.said()[2:]] == [(0, [[50, 50]])]
+
+
+@pytest.mark.usefixtures("patient")
+def test_what_came_back_uncommitted_is_still_ones_own(bench: Bench) -> None:
+    """The same instance is handed it again; until then a commit that was under way may cover it."""
+    consumer, inside = bench.wrapped()
+    consumer.subscribe(["orders"])
+    inside.deliver("orders", 0, *range(10))
+    messages = drain(consumer)
+    consumer.commit(message=messages[4])
+    inside.callbacks["on_revoke"](inside, [ORDERS_0])
+    inside.callbacks["on_assign"](inside, [ORDERS_0])
+    consumer.commit(message=messages[7])
+    inside.deliver("orders", 0, *range(5, 10))
+    consumer.commit(message=drain(consumer)[-1])
+    assert bench.runs() == [[[0, 4]], [[5, 7]], [[5, 9]]]
 
 
 @pytest.mark.usefixtures("patient", "spent")

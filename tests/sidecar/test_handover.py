@@ -195,8 +195,9 @@ class Handover(RuleBasedStateMachine):
         self.zombies.append(old)
         new.inside.callbacks["on_lost"](new.inside, [PART])
         new.inside.callbacks["on_assign"](new.inside, [PART])
-        new.waiting.clear()  # what it was handed and did not ask for, somebody else was handed again
-        new.position = new.stop = self.group.committed.get(KEY, (0, None))[0]
+        new.position = self.group.committed.get(KEY, (0, None))[0]
+        new.waiting = {offset for offset in new.waiting if offset >= new.position}  # the others somebody else was handed
+        new.stop = 0
         new.inside.forget_positions()
         self.owner = new
 

@@ -181,11 +181,11 @@ class ConsumerFollower(Follower):
             rising = set(self.deliveries.rising(commits))
         self.read_committed(commits)
         if not self._explicit:
-            self.ask(commits)
+            self.ask(commits, named=message is not None or offsets is not None)
         keys = self._scope(message, offsets, commits)
         theirs = {(one.topic, one.partition) for one in offsets or () if one.metadata}
         if message is None and offsets is None:
-            theirs |= commits.keys() - rising  # the client commits no position below the last commit
+            theirs |= commits.keys() - rising  # the client commits no position below the last commit, so nothing can travel
         forced = theirs if self._rides and keys is not None else None  # where nothing can travel it does not wait for its turn
         if self.reporter.settle(keys, self.terms.observe_before_commit, forced) or not self._rides:
             return None

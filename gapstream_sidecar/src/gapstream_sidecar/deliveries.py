@@ -46,7 +46,7 @@ class Asked(NamedTuple):
 
 
 class _Partition:
-    __slots__ = ("active", "asked", "delivered", "key", "replays", "stop", "sure", "uncertain")
+    __slots__ = ("active", "asked", "delivered", "key", "replays", "returned", "stop", "sure", "uncertain")
 
     def __init__(self, key: Key) -> None:
         self.key = key
@@ -58,9 +58,11 @@ class _Partition:
         self.sure = False
         """Whether that is where the consumer stands: nobody has moved it since."""
         self.asked = 0
-        """The highest offset asked for."""
+        """The offset asked for last: what the group has committed, if all went well."""
         self.active = True
-        """False once the partition was given up: a commit that names it still counts, until it is assigned again."""
+        """False once the partition was given up: a commit that names it still counts."""
+        self.returned = False
+        """It was given up and assigned again, and what others were handed meanwhile is not known yet."""
 
 
 class Deliveries:
@@ -88,6 +90,8 @@ class Deliveries:
         state = self._partitions.get((topic, partition))
         if state is None:
             state = self._partitions[topic, partition] = _Partition((topic, partition))
+        if state.returned:
+            _begin_anew(state)
         if not state.sure:
             state.sure = True
             self._followed = None
@@ -176,6 +180,12 @@ class Deliveries:
             self.add(*state.key, state.stop, position)
         return True
 
+    def moved_to(self, key: Key, offset: int) -> None:
+        """The consumer was moved, and ``commit()`` without arguments means that place now."""
+        state = self._partitions.get(key)
+        if state is not None:
+            state.stop = offset
+
     def sought(self, key: Key) -> None:
         """The consumer was moved: where it stands is not known before it hands out the next record."""
         state = self._partitions.get(key)
@@ -186,8 +196,10 @@ class Deliveries:
     # ------------------------------------------------------------------------------------------------ assignments
 
     def assigned(self, keys: Iterable[Key], *, all_others_end: bool = False) -> None:
-        """Partitions were assigned: those that had been given up begin anew.
+        """Partitions were assigned.
 
+        Of those that had been given up, what is below the group's committed offset was others' meanwhile, and everything is
+        where that offset does not get known (``committed``) before the next record is handed out or asked for.
         ``all_others_end``: the assignment is replaced, not added to.
         """
         given = set(keys)
@@ -196,10 +208,10 @@ class Deliveries:
             state = self._partitions.get(key)
             if state is None or state.active:
                 continue
-            if self._ripening:  # what the application still works on was committed for it: nobody else is handed it
-                state.active = True
-            else:  # or a later commit would cover what somebody else was handed meanwhile
-                del self._partitions[key]
+            state.active = True
+            state.asked = state.stop = 0
+            # Under auto-commit what the application still works on was committed for it: nobody else is handed it.
+            state.returned = not self._ripening
         if all_others_end:
             self.unassigned(key for key in self._partitions if key not in given)
 
@@ -214,14 +226,18 @@ class Deliveries:
     # ---------------------------------------------------------------------------------------------------- commits
 
     def committed(self, key: Key, offset: int) -> None:
-        """The group's committed offset, as it was found."""
+        """The group's committed offset, as it was found: what was handed out before a return and lies below it is others'."""
         state = self._partitions.get(key)
-        if state is not None:
-            state.asked = max(offset, state.asked)
+        if state is None:
+            return
+        state.asked = max(offset, state.asked)
+        if state.returned:
+            state.returned = False
+            _drop_below(state, offset)
 
     def positions(self) -> dict[Key, int]:
         """What ``commit()`` without arguments stands for: one past the last record of each assigned partition."""
-        return {key: state.stop for key, state in self._partitions.items() if state.active}
+        return {key: state.stop for key, state in self._partitions.items() if state.active and state.stop}
 
     def keys(self) -> list[Key]:
         """The assigned partitions of which something was handed out."""
@@ -242,12 +258,19 @@ class Deliveries:
         return state is not None and state.sure
 
     def rising(self, commits: Mapping[Key, int]) -> list[Key]:
-        """Those for which nothing higher was asked before."""
+        """Those for which nothing higher was asked last: without arguments a client commits those alone."""
         states = ((self._partitions.get(key), offset) for key, offset in commits.items())
         return [state.key for state, offset in states if state is not None and offset >= state.asked]
 
-    def ask(self, commits: Mapping[Key, int]) -> list[Asked]:
-        """The application asks to commit these offsets (one past the last processed): what that covers for the first time."""
+    def ask(self, commits: Mapping[Key, int], *, named: bool = True) -> list[Asked]:
+        """The application asks to commit these offsets (one past the last processed): what that covers for the first time.
+
+        ``named``: by their numbers, so that even a lower one is committed.
+        """
+        for key, offset in commits.items():
+            state = self._partitions.get(key)
+            if state is not None:
+                state.asked = offset if named else max(offset, state.asked)
         if self._fresh:
             self._ripen_below(commits)
         return self._take(commits)
@@ -258,7 +281,8 @@ class Deliveries:
             state = self._partitions.get(key)
             if state is None:
                 continue
-            state.asked = max(offset, state.asked)
+            if state.returned:
+                _begin_anew(state)
             received, uncertain = state.delivered.take_below(offset), state.uncertain.take_below(offset)
             if received or uncertain:
                 answer.append(Asked(key, received, uncertain, _take_replays(state, offset) if state.replays else []))
@@ -309,6 +333,17 @@ class Deliveries:
         """Everything that is ripe."""
         ends = {key: max([0, *state.delivered.bounds[-1:], *state.uncertain.bounds[-1:]]) for key, state in self._partitions.items()}
         return self._take({key: end for key, end in ends.items() if end})
+
+
+def _begin_anew(state: _Partition) -> None:
+    state.returned = False
+    state.delivered, state.uncertain, state.replays = RunList(), RunList(), []
+
+
+def _drop_below(state: _Partition, offset: int) -> None:
+    state.delivered.take_below(offset)
+    state.uncertain.take_below(offset)
+    _take_replays(state, offset)
 
 
 def _take_replays(state: _Partition, offset: int) -> list[Replay]:

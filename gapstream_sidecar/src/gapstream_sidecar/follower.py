@@ -54,7 +54,8 @@ class Follower:
         """Partitions of which nothing was acknowledged yet since they came."""
         self._related: dict[Key, set[Key]] = {}
         """Partition -> where its records were replayed from, as long as that is not acknowledged."""
-        self._owned: set[Key] = set()
+        self.owned: set[Key] = set()
+        """The assigned partitions, as far as it was heard of them."""
         self._strangers: dict[Key, float] = {}
         """Partitions of which it was not read yet what the last owner's commit carried, and until when it may be read."""
 
@@ -70,10 +71,10 @@ class Follower:
 
     # --------------------------------------------------------------------------------------------------- what is asked
 
-    def ask(self, commits: Mapping[Key, int]) -> None:
-        """The application asks for these offsets: what they cover is received."""
+    def ask(self, commits: Mapping[Key, int], *, named: bool = True) -> None:
+        """The application asks for these offsets, by their numbers or not: what they cover is received."""
         with self.lock:
-            self._tell(self.deliveries.ask(commits))
+            self._tell(self.deliveries.ask(commits, named=named))
 
     def _tell(self, asked: Iterable[Asked]) -> None:
         for one in asked:
@@ -181,17 +182,17 @@ class Follower:
         with self.lock:
             self.deliveries.assigned(keys, all_others_end=all_others_end)
             if all_others_end:
-                self._owned.intersection_update(keys)
-            self._strangers |= {key: until for key in keys if not (by_hand and key in self._owned)}
-            self._owned.update(keys)
+                self.owned.intersection_update(keys)
+            self._strangers |= {key: until for key in keys if not (by_hand and key in self.owned)}
+            self.owned.update(keys)
 
     def unassigned(self, keys: list[Key] | None = None) -> None:
         """Partitions (None: all) went. A commit that still names them counts until they come back."""
         with self.lock:
             self.deliveries.unassigned(keys)
-            for key in list(self._owned) if keys is None else keys:
+            for key in list(self.owned) if keys is None else keys:
                 self._strangers.pop(key, None)
-                self._owned.discard(key)
+                self.owned.discard(key)
 
     def strangers(self, keys: Iterable[Key]) -> list[Key]:
         """Those of which it was not read yet what the last owner's commit carried."""
@@ -212,9 +213,9 @@ class Follower:
         """The group's committed offset and its metadata: what the last owner said and may not have sent is reported."""
         with self.lock:
             self._strangers.pop(key, None)
+            self.deliveries.committed(key, max(offset, 0))
             if offset < 0:
                 return
-            self.deliveries.committed(key, offset)
             try:
                 rows = decode(metadata, self.reporter.sink, key, offset)
             except ValueError as error:

@@ -180,15 +180,20 @@ class Reporter:
         """
         with self._changed:
             states, awaited = self._hurry(keys, forced)
+            self.wait(awaited, timeout)
+            return all(state.idle for state in states)
+
+    def hurry(self, keys: Iterable[Key] | None, forced: Collection[Key] | None = ()) -> Awaited:
+        """The first half of ``settle``: what there is to wait for."""
+        with self._changed:
+            return self._hurry(keys, forced)[1]
+
+    def wait(self, awaited: Awaited, timeout: float) -> None:
+        """The second half of ``settle``: wait for these acknowledgements, and give up waiting where they don't come in time."""
+        with self._changed:
             self._await(awaited, timeout)
             for state, _ in awaited:  # only those that were not acknowledged are left in it
                 state.slow = True
-            return all(state.idle for state in states)
-
-    def hurry(self, keys: Iterable[Key] | None, forced: Collection[Key] | None = ()) -> bool:
-        """The first half of ``settle``: whether there is an acknowledgement to wait for."""
-        with self._changed:
-            return bool(self._hurry(keys, forced)[1])
 
     def carry(self, key: Key, offset: int, related: Collection[Key] = (), parked: Collection[Carried] = ()) -> str | None:
         """What has to travel with a commit of ``offset``: of this partition, the ``related`` ones, and ``parked``; None: nothing."""

@@ -11,6 +11,7 @@ from weakref import WeakSet
 
 from confluent_kafka import KafkaException, Producer
 
+from gapstream_sidecar.aio import AioFollower, WrappedAioConsumer
 from gapstream_sidecar.clientconf import known
 from gapstream_sidecar.complaints import Complaints
 from gapstream_sidecar.consumer import ConsumerFollower, WrappedConsumer
@@ -26,8 +27,10 @@ C = TypeVar("C")
 
 _LAST_OFFSET = 2**63 - 2
 """One past the last must still be a signed 64-bit integer, as Kafka's offsets are."""
+_UNKNOWN = object()
 _LEAST_BACKLOG = 64 << 10
 _OF_CONSUMERS = ("poll", "consume", "commit", "subscribe", "assign", "store_offsets")
+_OF_AIO_CONSUMERS = ("getone", "getmany", "commit", "seek_to_committed", "stop")
 _OF_PRODUCERS = ("produce", "poll", "send_offsets_to_transaction", "commit_transaction", "abort_transaction")
 
 
@@ -76,7 +79,7 @@ class Sidecar:
     # ------------------------------------------------------------------------------------------------- consumers
 
     def wrap(self, client: C, conf: Mapping[str, Any] | None = None) -> C:
-        """A stand-in for a ``confluent_kafka.Consumer``, from whose deliveries and commits it is known what was received.
+        """A stand-in for a consumer of confluent-kafka or aiokafka, whose deliveries and commits tell what was received.
 
         Use it in place of the consumer, from before ``subscribe`` on. A ``confluent_kafka.Producer`` that commits a consumer's
         offsets in its transactions is wrapped too. ``conf``: the consumer's configuration; needed only where the consumer
@@ -85,16 +88,18 @@ class Sidecar:
         Raises UnsupportedError for other clients, ConfigurationError where it can't be known how the consumer commits.
         """
         kind = type(client)
-        if issubclass(kind, (WrappedConsumer, WrappedProducer)):
+        if issubclass(kind, (WrappedConsumer, WrappedAioConsumer, WrappedProducer)):
             raise UnsupportedError("This client is wrapped already: every delivery would be reported twice.")
+        if all(inspect.iscoroutinefunction(getattr(kind, name, None)) for name in _OF_AIO_CONSUMERS):
+            return cast("C", self._wrap_aio(client, conf))
         if not inspect.iscoroutinefunction(getattr(kind, "poll", None)):
             if all(callable(getattr(kind, name, None)) for name in _OF_CONSUMERS):
                 return cast("C", self._wrap_consumer(client, conf))
             if all(callable(getattr(kind, name, None)) for name in _OF_PRODUCERS):
                 return cast("C", self._wrap_producer(client))
         raise UnsupportedError(
-            f"{kind.__module__}.{kind.__qualname__} is not supported by gapstream-sidecar: wrap a confluent_kafka.Consumer, "
-            "or make the sidecar with explicit=True and call received()."
+            f"{kind.__module__}.{kind.__qualname__} is not supported by gapstream-sidecar: wrap a confluent_kafka.Consumer or an "
+            "aiokafka.AIOKafkaConsumer, or make the sidecar with explicit=True and call received()."
         )
 
     def _wrap_consumer(self, consumer: Any, conf: Mapping[str, Any] | None) -> WrappedConsumer:
@@ -112,6 +117,18 @@ class Sidecar:
         follower.in_transactions = self._in_transactions
         self._followers.add(follower)
         return follower.front
+
+    def _wrap_aio(self, consumer: Any, conf: Mapping[str, Any] | None) -> WrappedAioConsumer:
+        told = {name: getattr(consumer, f"_{name}", (conf or {}).get(name, _UNKNOWN)) for name in ("group_id", "enable_auto_commit")}
+        if _UNKNOWN in told.values():
+            kind = type(consumer)
+            raise ConfigurationError(
+                f"It can't be seen how this {kind.__module__}.{kind.__qualname__} commits: hand its group_id and enable_auto_commit to "
+                "wrap() as well, sidecar.wrap(consumer, conf)."
+            )
+        group = told["group_id"] is not None
+        terms = self._terms(automatic=bool(told["enable_auto_commit"]) or not group)
+        return AioFollower(consumer, self._reporter, self._complaints, terms, in_group=group).front
 
     def _wrap_producer(self, producer: Any) -> WrappedProducer:
         self._in_transactions = True
