@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError
 
+from stream_app.demo.broker import EmbeddedBroker
 from stream_app.kafka.names import TopicNames
 from stream_app.kafka.topics import Found, TopicsUnavailable
 from stream_app.service import observing
@@ -21,6 +23,7 @@ from stream_app.web.api import Unavailable
 from stream_app.web.observations import Line
 from tests.sidecar.fakes import FakeProducer
 from tests.support.fakes import until
+from tests.support.kafka_kit import KafkaKit
 
 NAMES = {topic: TopicNames.of("gap", topic) for topic in ("orders", "late")}
 
@@ -236,3 +239,33 @@ async def test_partitions_are_asked_for_once_a_second(world: World, monkeypatch:
         await world.writer.partitions_now()
     world.found = {"orders": 5}
     assert await world.writer.partitions_now() == {"orders": 5, "late": 0}
+
+
+# --- with the real client -----------------------------------------------------------------------------------------------
+
+
+async def test_the_real_client_on_an_embedded_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Acknowledged while the broker is there; not known once it has gone; and the end does not wait for it."""
+    broker = EmbeddedBroker()
+    topic = NAMES["orders"].observations
+    broker.make([topic])
+
+    async def find() -> Found:
+        raise AssertionError("nobody asks")
+
+    conf = {"bootstrap.servers": broker.bootstrap, "log_level": 0}
+    writer = ObservationsWriter(conf, NAMES, lambda: ({}, None), find, Telemetry(Counters()))
+    assert list(await writer.write(lines([b"a", b"b" * VALUE_BYTES_MAX], partition=3))) == [None, None]
+    written = await asyncio.to_thread(KafkaKit(broker.bootstrap).read, topic, 3)
+    assert [len(message.value() or b"") for message in written] == [1, VALUE_BYTES_MAX]
+    (failure,) = await writer.write(lines([b"c"], partition=4))
+    assert failure is not None
+    assert not failure.refused
+    broker.close()
+    monkeypatch.setattr(observing, "WAIT_SECONDS", 0.5)
+    (failure,) = await writer.write(lines([b"d"]))
+    assert failure is not None
+    assert failure.error.startswith("Kafka did not acknowledge it within 0.5 s")
+    begun = time.monotonic()
+    await writer.close()
+    assert time.monotonic() - begun < 10
