@@ -20,10 +20,7 @@ SOURCE = [("source.topic", b"orders"), ("source.partition", b"3"), ("source.offs
 
 
 def drain(consumer: Any) -> list[Any]:
-    messages = []
-    while (message := consumer.poll(0)) is not None:
-        messages.append(message)
-    return messages
+    return list(iter(lambda: consumer.poll(0), None))
 
 
 def carried(group: FakeGroup, topic: str = "orders", partition: int = 0) -> list[Any]:
