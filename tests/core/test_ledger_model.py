@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Protocol, TypeVar
 
 import pytest
@@ -16,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from stream_app.core import report
 from stream_app.core.events import Event, as_json
 from stream_app.core.ledger import LOG_SINK, Candidates, Ledger
-from stream_app.core.model import CHUNK, Cause, Drop, LogEnds, Look, Observation, ObservationRead, Status
+from stream_app.core.model import CHUNK, DOUBLED_MAX, Cause, Drop, LogEnds, Look, Observation, ObservationRead, Snapshot, Status
 from stream_app.core.offsets import OffsetSet
 from stream_app.core.sink import Policy, SinkState
 from stream_app.core.state import StateCodec
@@ -27,12 +28,15 @@ from tests.core.strategies import BASE, SKEW, TOPIC_ID, Fold, expand, log_read, 
 TICK = 500
 """Times of the inputs are multiples of it, so that none falls together with another's end of grace by chance of a bucket."""
 KINDS = [*["record"] * 6, "transaction_marker", "aborted", "hole", "unreadable", "unread"]
-NAMES = ["fixed", "first", "grouped", "stranger"]
-KNOWN = NAMES[:3]
+NAMES = ["fixed", "first", "grouped", "tabled", "stranger"]
+KNOWN = NAMES[:4]
+MAKERS = {"m1": 0, "m2": 777, None: -1_500}
+"""Who makes snapshots, and how far ahead their clocks are."""
 POLICIES = {
     "fixed": policy("fixed", floor=3, tombstones_optional=True),
     "first": policy("first", floor=None),
     "grouped": policy("grouped", floor=None, group="g"),
+    "tabled": policy("tabled", floor=None, tombstones_optional=True),
 }
 FOUND = ["there", "there", "hole", "tombstone", "unreadable"]
 
@@ -102,6 +106,9 @@ class Both:
         self.complete: dict[str, int] = {}
         self.last: dict[str, Event] = {}
         self.types: Counter[str] = Counter()
+        self.tables: dict[str, Counter[int]] = {name: Counter() for name in NAMES}
+        """Rows of the sinks, by offset."""
+        self.sequence = 0
 
     # --- inputs -------------------------------------------------------------------------------------------------------
 
@@ -183,6 +190,55 @@ class Both:
         assert self.ledger.observe(record, said, self.now)
         assert not self.ledger.observe(record, said, self.now)
         self.naive.observe(said, self.now + SKEW, self.now)
+
+    # --- snapshots ----------------------------------------------------------------------------------------------------
+
+    def check(self, dice: Dice) -> None:
+        """A table gets rows, or loses some; then it is asked for all of them, or for some more of what it was asked for."""
+        naive = self.naive
+        if naive.end <= naive.origin:
+            return
+        name = dice.one_of(["tabled"] * 12 + NAMES)
+        rows = self.tables[name]
+        self.change(dice, rows)
+        if dice.number(0, 3):
+            self.pass_time(dice.one_of([1, 2, 5]) * TICK, heard=dice.one_of([True, False]))
+        sink = naive.sinks.get(name)
+        settled = naive.origin if sink is None or sink.settled is None else sink.settled
+        first = dice.one_of([settled, settled, naive.origin, dice.number(naive.origin, naive.end - 1)])
+        stop = dice.one_of([naive.end, naive.end, naive.end + 3, dice.number(naive.origin, naive.end)])
+        cut = dice.number(first, max(first, stop))
+        maker = dice.one_of(["m1"] * 8 + list(MAKERS))
+        last_ms = self.ledger.sinks[name].snapshots.last_ms if name in self.ledger.sinks else None
+        at = dice.one_of([self.now + MAKERS[maker]] * 6 + [last_ms or self.now, self.now - 3 * TICK])
+        for low, high in ((first, cut), (cut, stop)) if dice.number(0, 1) else ((first, stop),):
+            if low < high:
+                self.state_all(dice, name, maker, rows, Snapshot(low, high, 0, at))
+
+    def change(self, dice: Dice, rows: Counter[int]) -> None:
+        naive = self.naive
+        for offset in [o for o in rows if o >= naive.end]:
+            del rows[offset]
+        match dice.number(0, 5):
+            case 0 | 1 | 2:
+                spared = expand(runs(dice, naive.origin, naive.end)) if dice.number(0, 1) else set()
+                stop = dice.number(naive.origin, naive.end)
+                rows.update({o: 1 for o in range(naive.origin, stop) if o not in rows and o not in spared})
+            case 3:
+                for offset in expand(runs(dice, naive.origin, naive.end)):
+                    rows[offset] += dice.one_of([1, 1, 2, 11])
+            case 4:
+                for offset in expand(runs(dice, naive.origin, naive.end)):
+                    del rows[offset]
+
+    def state_all(self, dice: Dice, name: str, maker: str | None, rows: Mapping[int, int], snapshot: Snapshot) -> None:
+        there = {o: count for o, count in rows.items() if snapshot.first <= o < snapshot.stop and o < self.naive.end}
+        levels = [runs_of(o for o, count in there.items() if count >= least) for least in range(2, 2 + DOUBLED_MAX)]
+        snapshot = replace(snapshot, rows=sum(there.values()), doubled=tuple(takewhile(bool, levels)))
+        self.sequence += dice.one_of([1, 1, 1, 0])
+        sequence = None if maker is None else self.sequence
+        claim = dice.number(0, self.naive.end) if dice.number(0, 19) == 0 else None
+        self.say(Observation(name, runs_of(there), claim=claim, source=maker, sequence=sequence, snapshot=snapshot))
 
     def vanish(self, dice: Dice) -> None:
         naive = self.naive
@@ -383,7 +439,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def input(self, data: st.DataObject) -> None:
-        self.step(data, [self.both.read, self.both.receive, self.both.catch_up, self.both.observe, self.both.decide])
+        self.step(data, [self.both.read, self.both.receive, self.both.catch_up, self.both.check, self.both.observe, self.both.decide])
 
     @rule(data=st.data())
     def judge(self, data: st.DataObject) -> None:
@@ -404,6 +460,7 @@ WEIGHTS: dict[Callable[[Both, Dice], None], int] = {
     Both.read: 20,
     Both.receive: 16,
     Both.catch_up: 6,
+    Both.check: 24,
     Both.observe: 18,
     Both.decide: 8,
     Both.vanish: 4,
