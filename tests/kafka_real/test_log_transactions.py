@@ -181,7 +181,7 @@ def test_T08_a_log_that_begins_inside_an_aborted_transaction(scene: Scene, topic
 def test_T09_an_open_transaction(scene: Scene) -> None:
     """What lies above its first record is not judged, whatever a sink says, before it ends."""
     topic, kit = TOPICS.open, scene.kit
-    producer = kit.transactional_producer()
+    producer = kit.transactional_producer(timeout_ms=600_000)
     producer.begin_transaction()
     for _ in range(3):
         producer.produce(topic, b"value", partition=0)
