@@ -367,6 +367,31 @@ def test_positions_that_fell_are_not_committed_in_the_clients_place(bench: Bench
     assert bench.runs() == [[[0, 9]], [[0, 1]]]  # nothing can travel, so it does not wait for its turn
 
 
+def test_without_brokers_commits_stay_quick_and_memory_bounded(bench: Bench) -> None:
+    """As in an hour of transactions while the brokers of observations are away: a hole before every record."""
+    sidecar = bench.sidecar(observe_before_commit=0.01, max_backlog_bytes=4 << 20)
+    consumer, inside = bench.wrapped(sidecar)
+    bench.producer.hold()
+    slowest = 0.0
+    for first in range(0, 1_600_000, 80_000):
+        inside.deliver("orders", 0, *range(first, first + 80_000, 2))
+        consumer.consume(40_000)
+        began = time.monotonic()
+        consumer.commit(asynchronous=True)
+        slowest = max(slowest, time.monotonic() - began)
+        assert sidecar.stats.backlog_bytes <= 4 << 20
+        assert len(inside.group.committed["orders", 0][1] or "") < 4_096
+    assert slowest < 2.0  # taking 40,000 runs, most of it
+    assert sidecar.stats.dropped > 0
+    bench.producer.release()
+    assert sidecar.flush(30)
+    told: dict[str, set[int]] = {"received": set(), "unobserved": set()}
+    for one in bench.producer.said():
+        told[one["status"]].update(offset for first, last in one["runs"] for offset in range(first, last + 1))
+    assert told["received"] | told["unobserved"] >= set(range(0, 1_600_000, 2))
+    assert told["received"] <= set(range(0, 1_600_000, 2))
+
+
 # ------------------------------------------------------------------------------------------------- whose it was before
 
 

@@ -202,6 +202,7 @@ class Reporter:
             found = [outbox.partitions.get(one) for one in (key, *related)]
             states = [one for one in found if one is not None and not one.idle and not one.unknown]
             if not states and not parked:
+                self._texts.pop(key, None)
                 return None
             plain = len(states) == 1 and states[0].key == key and not parked and states[0].ends_at(offset)
             if plain:
