@@ -99,7 +99,9 @@ class Snapshots:
         horizon = max((sample.horizon for sample in samples if sample.at_ms + grace_ms <= self.last_ms), default=0)
         if horizon > max(start, self.agreed_to):
             uncovered = self.covered.missing_in(start, horizon).first()
-            self.agreed_to = max(self.agreed_to, horizon if uncovered is None else uncovered)
+            reached = horizon if uncovered is None else uncovered
+            if reached > start:
+                self.agreed_to = max(self.agreed_to, reached)
 
     def take_back(self, horizon: int) -> None:
         """The sink is not as far as it seemed to be: what lies below its horizon is due anew."""
@@ -188,12 +190,17 @@ def is_news(sink: SinkState, said: Observation, log: LogState) -> bool:
     if snapshot is None or known.last_ms is None or sink.samples or known.older or known.newer:
         return True
     offsets = OffsetSet(said.runs)
-    received = sink.received_within(snapshot.first, snapshot.stop, log)
-    if received - offsets:
+    offsets.remove(0, sink.floor or 0)
+    if sink.received_within(snapshot.first, snapshot.stop, log) - offsets:
         return True
-    new = offsets - received - sink.received - known.absent
-    new.remove(0, max(judged_from(log, sink.settled), sink.floor or 0))
-    return bool(new) or any(OffsetSet(runs) - told for runs, told in zip(snapshot.doubled, known.doubled, strict=True))
+    if not all(offsets.isdisjoint(some) for some in (*sink.open.values(), *sink.explained.values(), sink.unread)):
+        return True
+    lowest, settled = judged_from(log, sink.settled), sink.settled or 0
+    new = offsets.within(settled, END) - sink.received
+    strange = offsets.within(lowest, log.read) - log.without_absent(offsets.within(lowest, log.read))
+    if new - strange or strange - known.absent:
+        return True
+    return any(OffsetSet(runs) - told for runs, told in zip(snapshot.doubled, known.doubled, strict=False))
 
 
 def judged_from(log: LogState, settled: int | None) -> int:

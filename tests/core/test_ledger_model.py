@@ -20,6 +20,7 @@ from stream_app.core.ledger import LOG_SINK, Candidates, Ledger
 from stream_app.core.model import CHUNK, DOUBLED_MAX, Cause, Drop, LogEnds, Look, Observation, ObservationRead, Snapshot, Status
 from stream_app.core.offsets import OffsetSet
 from stream_app.core.sink import Policy, SinkState
+from stream_app.core.snapshots import is_news
 from stream_app.core.state import StateCodec
 from stream_app.core.states import State
 from tests.core.naive import EXPLAINED, NaivePartition, NaiveSink, Saw, Told, runs_of
@@ -238,7 +239,14 @@ class Both:
         self.sequence += dice.one_of([1, 1, 1, 0])
         sequence = None if maker is None else self.sequence
         claim = dice.number(0, self.naive.end) if dice.number(0, 19) == 0 else None
-        self.say(Observation(name, runs_of(there), claim=claim, source=maker, sequence=sequence, snapshot=snapshot))
+        said = Observation(name, runs_of(there), claim=claim, source=maker, sequence=sequence, snapshot=snapshot)
+        sink = self.ledger.sinks.get(name)
+        known = None if sink is None or claim is not None or is_news(sink, said, self.ledger.log) else matter_of(sink)
+        self.say(said)
+        if known is not None:
+            assert sink is not None
+            assert matter_of(sink) == known, "what is no news changes nothing"
+            self.types["no news"] += 1
 
     def vanish(self, dice: Dice) -> None:
         naive = self.naive
@@ -425,6 +433,15 @@ class Both:
         assert {str(reason): offsets.count for reason, offsets in real.explained.items()} == by_reason
 
 
+def matter_of(sink: SinkState) -> dict[str, object]:
+    """All that is known of a sink but when it was said, by whom, and what is kept to count rows once."""
+    known = plain(sink)
+    for name in ("last_ms", "maker", "older_ms", "newer_ms", "absent", "doubled"):
+        del known["snapshots"][name]
+    idle = {"sources", "silent_ms"} if sink.floor is None else {"sources", "silent_ms", "lowest"}
+    return {name: what for name, what in known.items() if name not in idle}
+
+
 def as_told(event: Event) -> Told:
     """As the model tells it."""
     return str(event.type), event.sink, None if event.cause is None else str(event.cause), frozenset(expand(event.ranges))
@@ -507,5 +524,5 @@ def test_lives_tell_every_event() -> None:
     wanted = {f"{kind} {cause}" for kind in ("gap.opened", "gap.filled", "gap.explained", "gap.acknowledged") for cause in causes}
     wanted |= {"gap.expired expired", "gap.opened log_hole", "gap.explained log_hole", "gap.explained", "gap.acknowledged"}
     wanted |= {"duplicate.detected", "log.unread", "log.unreadable", "log.truncated", "log.recreated"}
-    wanted |= {"sink.removed", "sink.rewound"}
+    wanted |= {"sink.removed", "sink.rewound", "no news"}
     assert wanted <= set(told)
