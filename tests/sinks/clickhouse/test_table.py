@@ -61,6 +61,14 @@ async def test_physical_duplicates_are_there_before_a_merge_and_gone_after(click
     assert (one.present.count, one.rows, one.doubled.count) == (40, 40, 0)
 
 
+async def test_how_often_a_row_is_there(clickhouse: ClickHouse, client: ClickHouseClient) -> None:
+    clickhouse.run(f"CREATE TABLE orders ({COLUMNS}) ENGINE = MergeTree {KEYED}")
+    put(clickhouse, [(offset, copy) for offset in range(65_530, 65_545) for copy in range(offset - 65_529)])
+    one = await held(ClickHouseTable(client, layout(clickhouse), "orders"))
+    assert [offsets(level) for level in one.levels] == [set(range(65_531 + more, 65_545)) for more in range(8)]
+    assert one.rows == sum(range(1, 16))
+
+
 async def test_final_shows_what_no_merge_will_join(clickhouse: ClickHouse, client: ClickHouseClient) -> None:
     clickhouse.run(f"CREATE TABLE orders ({COLUMNS}) ENGINE = ReplacingMergeTree ORDER BY (__topic, __partition, __offset, id)")
     put(clickhouse, [(1, 1), (2, 1), (3, 1)])
