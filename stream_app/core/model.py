@@ -212,6 +212,7 @@ class Row(msgspec.Struct, kw_only=True, omit_defaults=False):
     records: int | None = None
     observed: int | None = None
     rows: int | None = None
+    """Of a sink that is asked for all it has: rows found, each counted once, those that are gone again included."""
     missing: int | None = None
     missing_by_cause: dict[str, int] = msgspec.field(default_factory=dict)
     gaps: int | None = None

@@ -85,8 +85,8 @@ class Snapshots:
         self.covered.add(snapshot.first, snapshot.stop)
 
     def _age(self, before_ms: int, grace_ms: int) -> None:
-        """Let the newer suspects follow where the older ones are gone, or had their chance in the whole snapshot before."""
-        if self.newer and (not self.older or self.older_ms + grace_ms <= before_ms):
+        """Let the newer suspects follow where the older ones are gone, or had their chance in the snapshots up to here."""
+        if self.newer and (not self.older or self.older_ms + 2 * grace_ms <= before_ms):
             self.older.update(self.newer)
             self.older_ms = self.newer_ms
             self.newer = _emptied(self.newer)

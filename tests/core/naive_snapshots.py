@@ -36,7 +36,7 @@ class NaiveSnapshots:
             horizons = [(broker_ms, worker_ms, horizon, at) for broker_ms, worker_ms, horizon, _ in horizons]
         if at != self.last_ms:
             self.covered = set()
-            had_its_chance = self.last_ms is not None and self.older_ms + grace <= self.last_ms
+            had_its_chance = self.last_ms is not None and self.older_ms + 2 * grace <= self.last_ms
             if self.last_ms is not None and self.newer and (not self.older or had_its_chance):
                 self.older, self.older_ms, self.newer = self.older | self.newer, self.newer_ms, set()
         self.last_ms, self.maker = at, maker

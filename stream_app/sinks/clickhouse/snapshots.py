@@ -11,6 +11,8 @@ from stream_app.sinks.clickhouse.layout import Held, Span, chunk_runs, joined
 
 AHEAD_CHUNKS = 4_096
 """Chunks from that of ``settled`` on that one check asks for: a table that is far ahead is taken in steps of 268 million offsets."""
+PAST_CHUNKS = 2
+"""Chunks above the log's last one that are asked for too: rows there are of another log, or of one that has grown meanwhile."""
 RUNS_MAX = 20_000
 """Runs of one observation, those of doubled offsets included, unless a smaller piece has more: it may have 100,000."""
 CHUNKS_MAX = 65_535
@@ -42,7 +44,7 @@ class Standing:
     at_ms: int = 0
     """When the question began, by the clock of the sink's snapshots."""
     end: int = 0
-    """Where the log ends, as it is known after the table answered: nothing above it may be observed."""
+    """Where the log ends, as it is known: nothing above it may be observed."""
     source: str = ""
     sequence: int = 0
     """Of the next observation."""
@@ -74,7 +76,8 @@ def spans(standings: Iterable[Standing]) -> list[Span]:
 
 def reach(standing: Standing) -> int:
     """Up to here one check asks."""
-    return min((standing.settled // CHUNK + AHEAD_CHUNKS) * CHUNK, END)
+    last = min(standing.settled // CHUNK + AHEAD_CHUNKS, standing.end // CHUNK + PAST_CHUNKS)
+    return min(max(last, standing.settled // CHUNK + 1) * CHUNK, END)
 
 
 def sweep_spans(standings: Iterable[Standing], since: Mapping[int, int]) -> list[Span]:

@@ -55,6 +55,10 @@ class ClickHouseTable:
             return Unknown(str(error))
         return Check(at_ms, tuple(found), rows_read)
 
+    async def close(self) -> None:
+        """Gives the connections back."""
+        await self.client.close()
+
     async def edges(self, partitions: Iterable[int]) -> Mapping[int, tuple[int, int]] | Unknown:
         """First offset and one past the last, of each partition of which there are rows."""
         try:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import random
 import re
+import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -308,3 +312,20 @@ async def test_every_query_asks_for_a_whole_answer(proxy: FaultyProxy, clickhous
         ClickHouseClient(proxy.url, settings=own | {"max_rows_to_group_by": "3"}), layout(clickhouse, partition="__offset"), "orders"
     )
     assert "gave the query up" in unknown(await other.check([Span(offset, offset, offset + 1) for offset in range(20)])).reason
+
+
+def test_a_server_that_is_silent_keeps_nobody_from_leaving() -> None:
+    with contextlib.ExitStack() as open_still:
+        server = open_still.enter_context(socket.create_server(("127.0.0.1", 0)))
+        client = ClickHouseClient(f"http://127.0.0.1:{server.getsockname()[1]}")
+
+        async def ask() -> None:
+            asking = asyncio.create_task(client.query("SELECT 1"))
+            accepted, _ = await asyncio.to_thread(server.accept)
+            open_still.enter_context(accepted)
+            asking.cancel()
+            await asyncio.wait([asking])
+
+        begun = time.monotonic()
+        asyncio.run(ask())
+        assert time.monotonic() - begun < connection.QUERY_S / 2
