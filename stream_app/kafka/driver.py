@@ -82,8 +82,8 @@ class Owners(Protocol):
     def begin(self, partitions: set[Partition]) -> None:
         """State is recovered: load it, seek the inputs, work."""
 
-    async def release(self, partitions: set[Partition]) -> None:
-        """Flush and forget."""
+    async def release(self, partitions: set[Partition]) -> dict[TP, int]:
+        """Flush and forget; what was flushed, by input: to be committed."""
 
     def reads(self) -> dict[Partition, Any]:
         """Answers of the log reader that are ready."""
@@ -358,7 +358,7 @@ class Consumer(faust_aiokafka.Consumer):
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Stop the flow, flush, commit, forget."""
         await super().on_partitions_revoked(revoked)
-        await self.owners.release(self._watched(revoked))
+        await self._commit_last(await self.owners.release(self._watched(revoked)))
 
     async def perform_seek(self) -> None:
         """Recovery is complete: whoever owns partitions loads them and seeks its inputs."""
@@ -373,12 +373,19 @@ class Consumer(faust_aiokafka.Consumer):
         await self._thread.resume_input(tp)
 
     async def on_stop(self) -> None:
-        """Flush what is owned before the membership is given up."""
+        """Flush what is owned, and commit, before the membership is given up."""
         self.stop_flow()
         if self._turn is not None:
             self._turn.cancel()
-        await self.owners.release(self._watched(self.assignment() if self._thread._consumer else ()))
+        await self._commit_last(await self.owners.release(self._watched(self.assignment() if self._thread._consumer else ())))
         await super().on_stop()
+
+    async def _commit_last(self, positions: dict[TP, int]) -> None:
+        """Whoever looks at the group's lag after a stop would see it as of the last commit, seconds ago, for ever."""
+        ready = await self.owners.ready_topics()
+        due = {tp: offset for tp, offset in positions.items() if tp.topic in ready}
+        if due:
+            await self._commit(due)
 
     # --- fetching -----------------------------------------------------------------------------------------------------
 

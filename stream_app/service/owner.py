@@ -85,9 +85,10 @@ class PartitionOwner:
         if self._task is None and self._fenced:
             self._task = asyncio.create_task(self._run(), name=f"owner {self.topic}/{self.partition}")
 
-    async def release(self) -> None:
-        """Flush once more if that is possible, then forget everything."""
+    async def release(self) -> tuple[int, int] | None:
+        """Flush once more if that is possible, then forget everything; how far log and observations were flushed, None: not for sure."""
         task, self._task = self._task, None
+        flushed = None
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
@@ -96,11 +97,13 @@ class PartitionOwner:
                 await self._flushing
             if self._ledger is not None:
                 await self._flush()
+                flushed = self._ledger.log.read, self._ledger.observed_to
         except WriterLost as exc:
             log.warning("state was handed over without a last flush", topic=self.topic, partition=self.partition, reason=str(exc))
         finally:
             self._forget("released")
             await self._writer.stop()
+        return flushed
 
     def _forget(self, trouble: str) -> None:
         self._ledger = None

@@ -104,11 +104,16 @@ class OwnedPartitions:
             if owner is not None:
                 owner.begin()
 
-    async def release(self, partitions: set[Partition]) -> None:
-        """Flush and forget."""
-        leaving = [owner for key, owner in self._owned.items() if key in partitions]
+    async def release(self, partitions: set[Partition]) -> dict[TP, int]:
+        """Flush and forget; what was flushed, by input."""
+        leaving = {key: owner for key, owner in self._owned.items() if key in partitions}
         self._owned = {key: owner for key, owner in self._owned.items() if key not in partitions}
-        await asyncio.gather(*(owner.release() for owner in leaving))
+        released = await asyncio.gather(*(owner.release() for owner in leaving.values()))
+        found: dict[TP, int] = {}
+        for (topic, partition), flushed in zip(leaving, released, strict=True):
+            if flushed is not None:
+                found[TP(topic, partition)], found[TP(self._names[topic].observations, partition)] = flushed
+        return found
 
     def reads(self) -> dict[Partition, LogRead]:
         """Answers of the log reader that are ready."""

@@ -15,14 +15,16 @@ from kafka_cluster import KafkaCluster
 
 from tests.campaign.log_long import SCENARIOS
 from tests.campaign.log_mix import REQUIRED, LogCampaign
-from tests.campaign.scenario import run_all, table
+from tests.campaign.scenario import START_S, run_all, table
 
 
 def mixed(seed: int, minutes: float, folder: Path) -> int:
     """One run of the mix; exit status."""
     say = _progress()
     say(f"seed {seed}, {minutes:g} minutes; files in {folder}")
-    with KafkaCluster(logs=folder) as cluster:
+    cluster = KafkaCluster(logs=folder)
+    cluster.start(START_S)
+    with cluster:
         campaign = LogCampaign(seed, minutes, cluster, folder, say)
         try:
             differences = campaign.run()

@@ -15,6 +15,7 @@ from confluent_kafka import Producer
 from kafka_cluster import KafkaCluster
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.campaign.log_anew import made_anew
 from tests.campaign.log_faults import Found, clean_moves, kills_and_pauses, unclean_elections
 from tests.campaign.mix import Mix, Topic
 from tests.campaign.oracles import Archive
@@ -271,6 +272,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         f"20,000 transactions of nine records, {_TAIL}",
         lambda ground: many_commits(ground, 9),
     ),
+    Scenario("T20", "a topic made anew 30 times, with other partitions, short and long away, workers up and down", made_anew),
     Scenario("T09", "a transaction open for 5 minutes while others write: open, not missing", open_transaction),
     Scenario(
         "T28",

@@ -19,6 +19,7 @@ from kafka_cluster import KafkaCluster
 
 from tests.campaign.mix import Mix, Topic
 from tests.campaign.oracles import Archive
+from tests.campaign.scenario import START_S
 from tests.campaign.subject import Subject
 from tests.campaign.verdicts import Files
 from tests.support.dump_log import Dumper, Where
@@ -33,8 +34,6 @@ HELD_MS = 10 * 365 * 86_400_000
 """min.compaction.lag.ms while nothing may be compacted yet."""
 COMPACTED_S = 20.0
 """For the cleaner to pass all that it may; what it does not get to, the next round takes."""
-START_S = 180.0
-"""For a broker to come back."""
 _ROLLING = {"segment.ms": "1000", "min.cleanable.dirty.ratio": "0.001", "delete.retention.ms": "200"}
 REQUIRED = (
     *(f"batches of codec {codec}" for codec in ("none", "gzip", "snappy", "lz4", "zstd")),

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from kafka_cluster import KafkaCluster
 
+START_S = 180.0
+"""For brokers to come up, on a machine that does other things too."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -78,12 +81,14 @@ def run_all(
     def start_three() -> KafkaCluster:
         if not three:
             cluster = KafkaCluster(3, logs=folder / "kafka3")
-            cluster.start()
+            cluster.start(START_S)
             three.append(cluster)
         return three[0]
 
     try:
-        with KafkaCluster(logs=folder / "kafka") as one:
+        one = KafkaCluster(logs=folder / "kafka")
+        one.start(START_S)
+        with one:
             for scenario in scenarios:
                 say(f"{scenario.id}: {scenario.title}")
                 place = folder / scenario.id

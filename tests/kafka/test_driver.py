@@ -53,8 +53,9 @@ class Owners:
     def begin(self, partitions: set[Partition]) -> None:
         self.journal.append(("begin", partitions))
 
-    async def release(self, partitions: set[Partition]) -> None:
+    async def release(self, partitions: set[Partition]) -> dict[TP, int]:
         self.journal.append(("release", partitions))
+        return self.flushed
 
     def reads(self) -> dict[Partition, LogRead]:
         return self.answers.pop(0) if self.answers else {}
@@ -437,6 +438,20 @@ async def test_the_former_writer_is_fenced_before_faust_reads_the_changelog(benc
 async def test_the_flow_is_stopped_before_owners_flush_for_the_last_time(bench: Bench, fausts: list[Any]) -> None:
     await bench.consumer.on_partitions_revoked({LOG, OBSERVATIONS, CHANGELOG})
     assert fausts == ["on_partitions_revoked", ("release", {("orders", 0)})]
+
+
+async def test_what_owners_flushed_for_the_last_time_is_committed(bench: Bench, fausts: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def commit(offsets: Mapping[TP, int]) -> bool:
+        fausts.append(("commit", dict(offsets)))
+        return True
+
+    monkeypatch.setattr(bench.consumer, "_commit", commit)
+    bench.owners.ready = {LOG.topic, OBSERVATIONS.topic}
+    bench.owners.flushed = {LOG: 20, OBSERVATIONS: 5, TP("deleted", 0): 3}
+    await bench.consumer.on_partitions_revoked({LOG, OBSERVATIONS, CHANGELOG})
+    await bench.consumer.on_stop()
+    last = [("release", {("orders", 0)}), ("commit", {LOG: 20, OBSERVATIONS: 5})]
+    assert fausts == ["on_partitions_revoked", *last, *last, "on_stop"]
 
 
 async def test_a_stop_flushes_before_the_membership_is_given_up(bench: Bench, fausts: list[Any]) -> None:

@@ -8,6 +8,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -112,6 +113,12 @@ def empty_markers(cluster: KafkaCluster, kit: KafkaKit, topics: Sequence[str]) -
     eventually(emptied, f"emptied markers in {', '.join(topics)}")
 
 
+def write_emptied(cluster: KafkaCluster, kit: KafkaKit) -> None:
+    kit.write_batches(TOPICS.emptied, [[(b"key", b"value", 0)]])
+    empty_markers(cluster, kit, [TOPICS.emptied])
+    kit.produce(TOPICS.emptied, 0, 3, key=b"last")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def scene(kafka: KafkaCluster, shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> Scene:
     kit = shared_kit
@@ -121,18 +128,17 @@ def scene(kafka: KafkaCluster, shared_kit: KafkaKit, make_rig: Callable[..., Rig
     configs[TOPICS.turned] = HELD | {"cleanup.policy": "delete"}
     for topic, config in configs.items():
         kit.make_topic(1, config, name=topic)
-    for codec in CODECS:
-        kit.write_batches(vars(TOPICS)[codec], rounds(), conf={"compression.type": codec})
-    kit.write_batches(TOPICS.flipped, rounds())
-    kit.write_batches(TOPICS.horizon, rounds(tombstones=True))
-    write_producers(kit)
-    kit.write_batches(TOPICS.emptied, [[(b"key", b"value", 0)]])
-    empty_markers(kafka, kit, [TOPICS.emptied])
-    kit.produce(TOPICS.emptied, 0, 3, key=b"last")
+    with ThreadPoolExecutor(8) as writing:
+        writes = [writing.submit(kit.write_batches, vars(TOPICS)[codec], rounds(), conf={"compression.type": codec}) for codec in CODECS]
+        writes += [writing.submit(write_producers, kit), writing.submit(write_emptied, kafka, kit)]
+        writes += [writing.submit(kit.write_batches, TOPICS.flipped, rounds())]
+        writes += [
+            writing.submit(kit.write_batches, topic, rounds(tombstones=True)) for topic in (TOPICS.horizon, TOPICS.slow, TOPICS.turned)
+        ]
+        for write in writes:
+            write.result()
     await_cleaned(kafka, (vars(TOPICS)[name] for name in BEFORE if name != "emptied"))
     kit.set_topic_config(TOPICS.flipped, {"cleanup.policy": "delete"})
-    for topic in (TOPICS.slow, TOPICS.turned):
-        kit.write_batches(topic, rounds(tombstones=True))
     rig = make_rig(dict.fromkeys(vars(TOPICS).values(), SINKS))
     return Scene(kit, rig, rig.worker().start().ready())
 

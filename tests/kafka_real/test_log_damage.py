@@ -192,6 +192,7 @@ def test_t23_to_t27_a_worker_tells_what_the_log_lacks(damaged: tuple[Rig, Worker
     if case.unreadable:
         expected.append(("log.unreadable", None, closed(case.unreadable), count(case.unreadable)))
     assert sorted(told(rig, topic, "log"), key=str) == expected, "each once, and nothing else"
+    eventually(lambda: all(one["log_read_offset"] >= case.end for one in read_by(worker, topic)), "the log is read to its end")
     (row,) = read_by(worker, topic)
     later = row["log_read_offset"] - case.end  # another test writes to one of them
     assert (row["records"], later) in [(count(case.records) + count(case.unreadable) + more, more) for more in (0, LATER)]

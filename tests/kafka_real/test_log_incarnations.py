@@ -24,20 +24,24 @@ OLD, SHORTER, LONGER = 100, 60, 300
 RUNNING = {"shorter": SHORTER, "longer": LONGER, "equal": OLD}
 AWAY = {f"away_{name}": records for name, records in RUNNING.items()}
 TOPICS = SimpleNamespace(**{name: f"{name.replace('_', '-')}-{uuid.uuid4().hex[:8]}" for name in (*RUNNING, *AWAY, "growing")})
-PARTITIONS = {"longer": 2, "away_longer": 2}
+PARTITIONS = {"longer": (2, 2), "away_longer": (2, 2), "shorter": (3, 1), "away_shorter": (2, 1)}
+"""Of the old topic and of the new one, where not one each."""
+UNKNOWN = {3, 4, 17}
+"""Lacking of what was there when the worker came to know the new log: what was said of that may have been said of the old one."""
 
 
-def make_anew(kit: KafkaKit, name: str, records: int) -> None:
-    topic = vars(TOPICS)[name]
-    kit.make_topic(PARTITIONS.get(name, 1), name=topic)
-    for partition in range(PARTITIONS.get(name, 1)):
+def make(kit: KafkaKit, name: str, records: int, *, anew: bool = True) -> None:
+    """So many records in each partition."""
+    topic, partitions = vars(TOPICS)[name], PARTITIONS.get(name, (1, 1))[anew]
+    kit.make_topic(partitions, name=topic)
+    for partition in range(partitions):
         kit.produce(topic, partition, records)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def scene(shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> Scene:
     for name in (*RUNNING, *AWAY):
-        make_anew(shared_kit, name, OLD)
+        make(shared_kit, name, OLD, anew=False)
     shared_kit.make_topic(3, name=TOPICS.growing)
     rig = make_rig(dict.fromkeys(vars(TOPICS).values(), SINKS))
     made = Scene(shared_kit, rig, rig.worker().start().ready())
@@ -49,7 +53,7 @@ def scene(shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> Scene:
 
 
 def parts(name: str) -> range:
-    return range(PARTITIONS.get(name, 1))
+    return range(PARTITIONS.get(name, (1, 1))[1])
 
 
 def report_anew(scene: Scene, names: dict[str, int]) -> None:
@@ -62,10 +66,6 @@ def report_anew(scene: Scene, names: dict[str, int]) -> None:
             assert scene.kit.produce(vars(TOPICS)[name], partition, 20) == list(range(records, records + 20))
         received = set(range(records + 20)) - UNKNOWN - lost_of(records)
         scene.observer.received(vars(TOPICS)[name], 0, *runs(received))
-
-
-UNKNOWN = {3, 4, 17}
-"""Lacking of what was there when the worker came to know the new log: what was said of that may have been said of the old one."""
 
 
 def lost_of(records: int) -> set[int]:
@@ -169,10 +169,10 @@ def changed(scene: Scene) -> Changes:
         kit.add_partitions(topic, 6)
         kit.delete_topics(*(vars(TOPICS)[name] for name in RUNNING))
         for name in ("shorter", "equal"):
-            make_anew(kit, name, RUNNING[name])
+            make(kit, name, RUNNING[name])
         eventually(grown, "the added partitions are read and heard of")
         eventually(lambda: scene.row(TOPICS.longer)["state"] == "unknown", "the worker says that it does not know")
-        make_anew(kit, "longer", LONGER)
+        make(kit, "longer", LONGER)
         report_anew(scene, RUNNING)
     finally:
         pipeline.stop()
@@ -182,14 +182,13 @@ def changed(scene: Scene) -> Changes:
 @pytest.fixture(scope="module")
 def restarted(scene: Scene) -> Scene:
     """Topics were made anew while no worker ran; what the sink said of the old ones meanwhile was not read before."""
-    for name in AWAY:
-        scene.await_commit(vars(TOPICS)[name])
     assert scene.worker.stop() == 0
     for name, records in AWAY.items():
         topic = vars(TOPICS)[name]
+        assert scene.kit.committed(scene.rig.app_id, topic) == OLD
         scene.observer.received(topic, 0, [40, 44], [90, 99])
         scene.kit.delete_topics(topic)
-        make_anew(scene.kit, name, records)
+        make(scene.kit, name, records)
     scene.worker.start().ready()
     report_anew(scene, AWAY)
     return scene

@@ -42,8 +42,8 @@ class After:
 
     rigs: dict[str, Rig]
     workers: dict[str, Worker]
-    troubles: list[Trouble]
-    """What the reader was told."""
+    reader: Following
+    """Runs through it all."""
 
 
 def write(kit: KafkaKit, topic: str, until: int, what: str) -> None:
@@ -124,8 +124,9 @@ def after(kafka3: KafkaCluster, tmp_path_factory: pytest.TempPathFactory) -> Ite
         kafka3.start_broker(0)
         down.remove(0)
         taking_over.ready()
-        yield After(rigs, {RUNNING: running, AWAY: taking_over}, reader.finish())
+        yield After(rigs, {RUNNING: running, AWAY: taking_over}, reader)
     finally:
+        reader.finish()
         for rig in rigs.values():
             rig.close()
         for broker in down:
@@ -185,5 +186,9 @@ def test_t63_two_values_at_one_offset_read_by_two_workers(after: After, kafka3: 
 
 
 def test_t28_a_reader_that_runs_through_it_stops_there(after: After) -> None:
-    halts = [one for one in after.troubles if one.kind in HALTS]
-    assert [(one.kind, one.position, one.end_offset) for one in halts] == [(TroubleKind.TRUNCATED, LONG, SAFE)]
+    def halts() -> list[Trouble]:
+        return [one for one in after.reader.troubles if one.kind in HALTS]
+
+    eventually(halts, "it has met the new leader")
+    after.reader.finish()
+    assert [(one.kind, one.position, one.end_offset) for one in halts()] == [(TroubleKind.TRUNCATED, LONG, SAFE)]

@@ -56,9 +56,10 @@ class Owner:
     def begin(self) -> None:
         self.world.journal.append(("begin", *self.key))
 
-    async def release(self) -> None:
+    async def release(self) -> tuple[int, int] | None:
         await asyncio.sleep(0)
         self.world.journal.append(("release", *self.key))
+        return self.world.flushed.get(self.key)
 
     def fold_log(self, read: LogRead) -> None:
         self.folded.append(read)
@@ -73,6 +74,8 @@ class World:
 
     journal: list[Any] = field(default_factory=list)
     refused: set[tuple[str, int]] = field(default_factory=set)
+    flushed: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
+    """What an owner's last flush holds, where there was one."""
     fencing: int = 0
     fencing_most: int = 0
     stores: list[str] = field(default_factory=list)
@@ -170,9 +173,16 @@ async def test_a_partition_that_cant_be_fenced_leaves_the_others(
 
 async def test_release_takes_the_named_only(owned: OwnedPartitions, world: World) -> None:
     await owned.fence({("orders", 0), ("orders", 1)})
-    await owned.release({("orders", 1), ("sales", 7)})
+    assert await owned.release({("orders", 1), ("sales", 7)}) == {}
     assert [(one.topic, one.partition) for one in owned.owners()] == [("orders", 0)]
     assert world.journal[-1] == ("release", "orders", 1)
+
+
+async def test_release_tells_what_was_flushed(owned: OwnedPartitions, world: World) -> None:
+    await owned.fence({("orders", 0), ("orders", 1)})
+    world.flushed = {("orders", 1): (70, 3)}
+    found = await owned.release({("orders", 0), ("orders", 1)})
+    assert found == {TP("orders", 1): 70, TP(NAMES["orders"].observations, 1): 3}
 
 
 async def test_deliveries_go_to_their_owner_or_to_nobody(owned: OwnedPartitions) -> None:

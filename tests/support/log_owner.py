@@ -104,6 +104,7 @@ class Following(threading.Thread):
         self.read = 0
         """Next offset to read."""
         self.troubles: list[Trouble] = []
+        """What it was told so far."""
 
     def run(self) -> None:
         """In the thread."""
@@ -115,11 +116,10 @@ class Following(threading.Thread):
             while not self._stopping.is_set():
                 owner.take()
                 self.read = owner.reads[self._topic, 0][-1].next if (self._topic, 0) in owner.reads else 0
+                self.troubles = list(owner.troubles)
                 await asyncio.sleep(0.02)
-            self.troubles = owner.troubles
 
-    def finish(self) -> list[Trouble]:
-        """What it was told."""
+    def finish(self) -> None:
+        """Stops it and waits for its end."""
         self._stopping.set()
         self.join()
-        return self.troubles
