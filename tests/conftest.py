@@ -14,6 +14,7 @@ from confluent_kafka.admin import AdminClient
 from hypothesis import settings
 from kafka_cluster import AttachedCluster, KafkaCluster
 
+from tests.support.clickhouse_kit import ClickHouse, EngineProcess
 from tests.support.kafka_kit import KafkaKit
 
 settings.register_profile("gapstream", deadline=None, print_blob=True, derandomize=False)
@@ -105,3 +106,22 @@ def make_topic(kit: KafkaKit) -> Callable[..., str]:
 def produce(kit: KafkaKit) -> Callable[..., list[int]]:
     """``produce(topic, partition=0, n=1, ...)``: offsets of the records written; see KafkaKit.produce."""
     return kit.produce
+
+
+@pytest.fixture(scope="session")
+def clickhouse_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A ClickHouse for the whole run: the embedded one, or that of ``CLICKHOUSE_URL`` where it is set."""
+    given = os.environ.get("CLICKHOUSE_URL")
+    if given:
+        yield given.rstrip("/")
+        return
+    with EngineProcess(tmp_path_factory.mktemp("engine")) as engine:
+        yield engine.url
+
+
+@pytest.fixture
+def clickhouse(clickhouse_url: str) -> Iterator[ClickHouse]:
+    """That server with an empty database, which goes with the test."""
+    server = ClickHouse(clickhouse_url)
+    yield server
+    server.close()

@@ -14,8 +14,9 @@ from stream_app.config.values import NAME_MAX, is_pattern
 from stream_app.errors import Fault
 from stream_app.kafka.names import TopicNames
 from stream_app.kafka.properties import check_properties, unused_properties
+from stream_app.sinks.clickhouse.client import SETTINGS
 
-RUN_SINKS = ("consumer",)
+RUN_SINKS = ("consumer", "group", "topic")
 """Types of sinks that this version runs."""
 _ID_MAX = NAME_MAX - len(TopicNames.of("", "").observations) - 1
 """Characters of ``app.id`` that leave room for the name of a topic."""
@@ -97,6 +98,9 @@ def _sinks(config: Config) -> Iterator[Finding]:
             yield Finding((*path, "topic"), "is the watched topic itself: name the copy")
         if isinstance(sink, ClickHouseSink) and sink.ca is not None and not os.access(sink.ca, os.R_OK):
             yield Finding((*path, "ca"), f"{sink.ca} can't be read")
+        for name in sorted(sink.settings.keys() & SETTINGS.keys()) if isinstance(sink, ClickHouseSink) else ():
+            message = f"is always {SETTINGS[name]} here, so that an answer is whole or none: take it out"
+            yield Finding((*path, "settings", name), message)
 
 
 def _shared_tables(config: Config) -> Iterator[Finding]:

@@ -160,6 +160,14 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
+class Drop:
+    """An order on the observations topic: forget a sink that stands in no configuration, and all that it said."""
+
+    sink: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class ObservationRead:
     """One record of the observations topic as the driver hands it on."""
 
@@ -232,6 +240,8 @@ class Row(msgspec.Struct, kw_only=True, omit_defaults=False):
     updated_at_ms: int
     incarnation: str
     """Topic id, base64 as Kafka's tools print it."""
+    unknown: str | None = None
+    """Why nothing can be said of the sink here, where its checks have failed for long enough."""
     topic_partitions: int = 0
     """How many partitions the topic had when this one was first seen; 0: not known."""
     last_stable_offset: int | None = None

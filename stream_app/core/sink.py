@@ -10,19 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from stream_app.core.checks import Checks
 from stream_app.core.gaps import Gaps
 from stream_app.core.log import LogState
 from stream_app.core.model import CHUNK, Cause, Look, Observation, Reason, Run, Status
 from stream_app.core.offsets import END, OffsetSet
+from stream_app.core.openings import OPENINGS_MAX, Opening, coarser
+from stream_app.core.sources import Claimed, Sources
 
 SAMPLES_MAX = 32
 """(time, horizon) samples kept. They fall into buckets of grace/16, told apart by either clock, so that up to 34 fall into one
 grace; where there are more, every second one goes and what it said waits for the next."""
-SOURCES_MAX = 256
-"""Sources whose last sequence is remembered per sink and partition; the one silent longest is forgotten first. A source is one run
-of a program: 256 of 36 letters are 12 kB of the value that each flush writes."""
-OPENINGS_MAX = 2_000
-"""Openings remembered per sink and partition, about 70 kB; where there are more, neighbours are joined."""
 STAMPS_MAX = 10_000
 """Record times remembered for the ends of open gaps; beyond, a gap's times are unknown."""
 AGAIN_MAX = 8
@@ -42,6 +40,13 @@ class Policy:
     tombstones_optional: bool = False
     stall_after_ms: int | None = 60_000
     tell_duplicates: bool = True
+    group: str | None = None
+    """The consumer group whose commits are the sink's claims: then claims alone make its horizon, and records pass it when the
+    group commits past them, not by time."""
+    inferred: bool = False
+    """What the sink received is known by the commits of its group alone."""
+    checks: tuple[str, ...] = ()
+    """Names of what is asked of the sink beside its observations: where one fails for long enough, the sink is unknown."""
 
     @classmethod
     def unconfigured(cls, name: str) -> Policy:
@@ -59,23 +64,11 @@ class Sample:
 
 
 @dataclass(slots=True)
-class Opening:
-    """One ``gap.opened`` of which something is still open: what listings need and the sets do not hold."""
-
-    sequence: int
-    cause: Cause
-    first: int
-    stop: int
-    opened_at_ms: int
-    lowest_ms: int | None
-    """Lowest record time in it; None: unknown."""
-
-
-@dataclass(slots=True)
 class Moved:
     """What one observation moved: record offsets by what is to be said of them."""
 
     repeat: bool = False
+    claimed: Claimed | None = None
     filled: dict[Cause, OffsetSet] = field(default_factory=dict)
     explained: dict[Cause, OffsetSet] = field(default_factory=dict)
     """Left an open set for the reason of the observation."""
@@ -112,7 +105,7 @@ class SinkState:
     untold: dict[Reason, OffsetSet] = field(default_factory=lambda: {Reason.QUARANTINED: OffsetSet(), Reason.UNOBSERVED: OffsetSet()})
     """Explained before they were open, not told yet (told once the log is read that far)."""
     untold_duplicates: OffsetSet = field(default_factory=OffsetSet)
-    sources: dict[str, int] = field(default_factory=dict)
+    sources: Sources = field(default_factory=Sources)
     sequence: int = 0
     observed: int = 0
     duplicates: int = 0
@@ -122,8 +115,13 @@ class SinkState:
     doubted_to: int = 0
     """Reports of records below it may have been lost: what lacks there is unobserved, not missing."""
     moved_ms: int | None = None
-    """When the horizon last rose or had nothing ahead of it, by this worker's clock; not kept."""
+    """When it last moved or had nothing ahead of it, by this worker's clock; None: not since this worker owns it. Not kept."""
+    awaited: int | None = None
+    """Without a horizon: from this offset on the sink is awaited here, since it is heard of in other partitions."""
     stalled: bool = False
+    checks: Checks = field(default_factory=Checks)
+    silent_ms: int | None = None
+    """Of a sink that stands in no configuration: when it left or was last heard of, by the worker's clock of then."""
     complete_ms: int | None = None
     told_duplicates_ms: int | None = None
     gaps: dict[Cause, Gaps] = field(default_factory=lambda: {cause: Gaps() for cause in Cause})
@@ -134,20 +132,14 @@ class SinkState:
     @property
     def horizon(self) -> int | None:
         """Below it the sink claims to be done: its highest claim, or one past the highest offset observed."""
-        return self.claim if self.claim is not None else self.highest
+        return self.claim if self.claim is not None or self.policy.group is not None else self.highest
+
+    @property
+    def stands_at(self) -> int | None:
+        """From here on records wait for the sink; None: nobody can tell from where."""
+        return self.awaited if self.horizon is None else self.horizon
 
     # --- observations -------------------------------------------------------------------------------------------------
-
-    def is_repeat(self, observation: Observation) -> bool:
-        """At or below the last sequence of its source; notes the sequence."""
-        if observation.source is None or observation.sequence is None:
-            return False
-        last = self.sources.pop(observation.source, None)
-        repeat = last is not None and observation.sequence <= last
-        self.sources[observation.source] = last if repeat and last is not None else observation.sequence
-        while len(self.sources) > SOURCES_MAX:
-            del self.sources[next(iter(self.sources))]
-        return repeat
 
     def observe(self, observation: Observation, log: LogState, broker_ms: int, now_ms: int) -> Moved:
         """Take one observation that is not beyond the log's end.
@@ -156,7 +148,7 @@ class SinkState:
         offsets there hold records.
         """
         moved = Moved()
-        if self.is_repeat(observation):
+        if self.sources.is_repeat(observation):
             moved.repeat = True
             return moved
         offsets = OffsetSet(observation.runs)
@@ -173,7 +165,10 @@ class SinkState:
                 self._acknowledge(offsets, log, moved, observation.undo)
                 return moved
         self.heard = True
-        self._note_lowest(observation, log)
+        moved.claimed = self.sources.note_claim(observation)
+        if moved.claimed is not None and moved.claimed.moved:
+            self.moved_ms = now_ms
+        self._note_lowest(observation, moved.claimed, log)
         self._raise_horizon(observation, broker_ms, now_ms)
         return moved
 
@@ -324,8 +319,10 @@ class SinkState:
 
     # --- the horizon --------------------------------------------------------------------------------------------------
 
-    def _note_lowest(self, observation: Observation, log: LogState) -> None:
-        said = [self.lowest, observation.runs[0][0] if observation.runs else None, observation.claim]
+    def _note_lowest(self, observation: Observation, claimed: Claimed | None, log: LogState) -> None:
+        # The first claim of a source counts: whoever goes back later, and forward again, answers for no more than before.
+        claim = None if claimed is not None and claimed.before is not None else observation.claim
+        said = [self.lowest, observation.runs[0][0] if observation.runs else None, claim]
         lowest = min((offset for offset in said if offset is not None), default=None)
         self.lowest = lowest if lowest is None else max(lowest, log.origin, log.forgotten)
 
@@ -521,6 +518,8 @@ class SinkState:
         self.settled = min(self.settled, offset) if self.settled is not None else None
         self.floor = min(self.floor, offset) if self.floor is not None else None
         self.lowest = min(self.lowest, offset) if self.lowest is not None else None
+        self.awaited = min(self.awaited, offset) if self.awaited is not None else None
+        self.sources.truncate(offset)
         self.doubted_to = min(self.doubted_to, offset)
         self.samples = [Sample(s.broker_ms, s.worker_ms, min(s.horizon, offset)) for s in self.samples]
         return closed
@@ -538,10 +537,7 @@ class SinkState:
         """Keep what listings need of a ``gap.opened``; beyond :data:`OPENINGS_MAX` neighbours are joined, coarser, never wrong."""
         self.openings.append(opening)
         if len(self.openings) > OPENINGS_MAX:
-            ordered = sorted(self.openings, key=lambda o: (o.cause, o.first))
-            self.openings = []
-            for one, other in zip(ordered[::2], [*ordered[1::2], None], strict=False):
-                self.openings += _joined(one, other)
+            self.openings = coarser(self.openings)
 
     def tidy(self, log: LogState) -> None:
         """Drop openings and record times of which nothing is open any more; cut the others to what is."""
@@ -562,16 +558,6 @@ class SinkState:
             times = (opening.lowest_ms, log.timeline.lowest_from(first))
             opening.lowest_ms = max((ms for ms in times if ms is not None), default=None)
         return True
-
-
-def _joined(one: Opening, other: Opening | None) -> list[Opening]:
-    """One opening for two of the same cause: from the first on, since the earlier, not older than the older."""
-    if other is None or other.cause is not one.cause:
-        return [one] if other is None else [one, other]
-    lowest = None if one.lowest_ms is None or other.lowest_ms is None else min(one.lowest_ms, other.lowest_ms)
-    earlier = min(one, other, key=lambda o: (o.opened_at_ms, o.sequence))
-    stop = max(one.stop, other.stop)
-    return [Opening(earlier.sequence, one.cause, min(one.first, other.first), stop, earlier.opened_at_ms, lowest)]
 
 
 def _take(source: OffsetSet, wanted: OffsetSet) -> OffsetSet:

@@ -13,11 +13,14 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
+from stream_app.core.checks import Checks
 from stream_app.core.ledger import LOG_SINK, Ledger
 from stream_app.core.log import LogState, Timeline
 from stream_app.core.model import MAX_OFFSET, Absent, Cause, Reason
 from stream_app.core.offsets import OffsetSet
-from stream_app.core.sink import EXPLAINED, Opening, Policy, Sample, SinkState
+from stream_app.core.openings import Opening
+from stream_app.core.sink import EXPLAINED, Policy, Sample, SinkState
+from stream_app.core.sources import Sources
 
 VERSION = 1
 """Of keys and values; a state of another version is refused, never guessed at."""
@@ -67,6 +70,9 @@ class Head(msgspec.Struct, array_like=True):
     open_since_ms: int | None
     partitions: Count
     unnamed_to: Offset
+    reborn: bool
+    mirrored: dict[str, tuple[Offset, Count]]
+    dropped: dict[str, Count]
 
 
 class SinkHead(msgspec.Struct, array_like=True):
@@ -88,6 +94,11 @@ class SinkHead(msgspec.Struct, array_like=True):
     absent_observed: Count
     stalled: bool
     doubted_to: Offset
+    claims: dict[str, Offset] = {}
+    behind: tuple[str, Offset] | None = None
+    awaited: Offset | None = None
+    unknown: dict[str, str] = {}
+    silent_ms: int | None = None
 
 
 class SinkGaps(msgspec.Struct, array_like=True):
@@ -139,6 +150,8 @@ class StateCodec:
         """For one partition; make a new one at every take-over."""
         self.partition = partition
         self._stored: dict[bytes, int] = {}
+        self._sinks: dict[str, SinkState] = {}
+        """Whose keys are stored."""
         self._clock_ms = 0
 
     def changes(self, ledger: Ledger, force: bool = False) -> Changes:
@@ -151,6 +164,7 @@ class StateCodec:
         for key in [key for key in self._stored if _PREFIX.unpack_from(key)[2] != topic_id]:
             del self._stored[key]
             out.append((key, None))
+        self._drop_forgotten(out, ledger)
         self._put(out, self._key(topic_id, _HEAD), msgspec.msgpack.encode(_head(ledger)))
         self._put_sets(out, self._key(topic_id, _LOG_SET), _log_sets(ledger.log))
         for name, sink in ledger.sinks.items():
@@ -164,6 +178,17 @@ class StateCodec:
             clock = Clock(VERSION, ledger.log.end_read_ms, {name: sink.complete_ms for name, sink in ledger.sinks.items()})
             self._put(out, self._key(topic_id, _CLOCK), msgspec.msgpack.encode(clock))
         return out
+
+    def _drop_forgotten(self, out: Changes, ledger: Ledger) -> None:
+        """A sink that was forgotten leaves nothing behind, even if another one has its name since."""
+        gone = {name for name, sink in self._sinks.items() if ledger.sinks.get(name) is not sink}
+        self._sinks = dict(ledger.sinks)
+        if not gone:
+            return
+        for key in [*self._stored]:
+            if _PREFIX.unpack_from(key)[3] in (_SINK, _SINK_GAPS, _SINK_SET) and _name(key[_PREFIX.size :])[0] in gone:
+                del self._stored[key]
+                out.append((key, None))
 
     def size_bytes(self) -> int:
         """Bytes of all keys and values stored now."""
@@ -230,6 +255,9 @@ class StateCodec:
         heard = (head.observed_to, head.observations_id, head.broker_ms)
         ledger = Ledger(topic, self.partition, head.birth, log, known, sinks, *heard)
         ledger.partitions, ledger.unnamed_to = head.partitions, head.unnamed_to
+        ledger.reborn, ledger.mirrored = head.reborn, head.mirrored
+        ledger.dropped = head.dropped
+        self._sinks = dict(sinks)
         ledger.configure(policies, now_ms)
         return ledger
 
@@ -304,6 +332,9 @@ def _head(ledger: Ledger) -> Head:
         log.open_since_ms,
         ledger.partitions,
         ledger.unnamed_to,
+        ledger.reborn,
+        ledger.mirrored,
+        ledger.dropped,
     )
 
 
@@ -342,13 +373,18 @@ def _sink_head(sink: SinkState) -> SinkHead:
         sink.highest,
         sink.claim,
         [(s.broker_ms, s.worker_ms, s.horizon) for s in sink.samples],
-        sink.sources,
+        sink.sources.sequences,
         sink.sequence,
         sink.observed,
         sink.duplicates,
         sink.absent_observed,
         sink.stalled,
         sink.doubted_to,
+        sink.sources.claims,
+        sink.sources.behind,
+        sink.awaited,
+        sink.checks.unknown,
+        sink.silent_ms,
     )
 
 
@@ -367,11 +403,14 @@ def _sink(name: str, head: SinkHead) -> SinkState:
         highest=head.highest,
         claim=head.claim,
         samples=[Sample(*sample) for sample in head.samples],
-        sources=head.sources,
+        sources=Sources(head.sources, head.claims, head.behind),
         sequence=head.sequence,
         observed=head.observed,
         duplicates=head.duplicates,
         absent_observed=head.absent_observed,
         stalled=head.stalled,
         doubted_to=head.doubted_to,
+        awaited=head.awaited,
+        checks=Checks(head.unknown),
+        silent_ms=head.silent_ms,
     )

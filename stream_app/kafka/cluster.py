@@ -116,7 +116,21 @@ class Cluster:
         Raises:
             KafkaError: as :meth:`open`.
         """
-        return await self._connected(self._address(node))
+        return await self.connected(self._address(node))
+
+    async def anybody(self) -> Connection:
+        """A connection for small questions to some broker.
+
+        Raises:
+            KafkaError: none can be reached; the last one's reason.
+        """
+        failure: KafkaError = UnreachableError("no broker is known; name bootstrap servers")
+        for address in self._addresses():
+            try:
+                return await self.connected(address)
+            except KafkaError as error:
+                failure = error
+        raise failure
 
     def renew(self, node: int) -> None:
         """Closes that connection, so that the next question goes over a fresh one."""
@@ -124,8 +138,12 @@ class Cluster:
         if connection is not None:
             connection.close()
 
-    async def _connected(self, address: tuple[str, int]) -> Connection:
-        """The connection to ``address`` for small questions, opened where there is none."""
+    async def connected(self, address: tuple[str, int]) -> Connection:
+        """The connection to ``address`` for small questions, opened where there is none.
+
+        Raises:
+            KafkaError: see :func:`open_connection`.
+        """
         async with self._locks.setdefault(address, asyncio.Lock()):
             connection = self._control.get(address)
             if connection is None or connection.closed:
@@ -163,7 +181,7 @@ class Cluster:
         failure: KafkaError = UnreachableError("no broker is known; name bootstrap servers")
         for address in self._addresses():
             try:
-                connection = await self._connected(address)
+                connection = await self.connected(address)
                 version = connection.version(Api.METADATA)
                 info = decode_metadata(await connection.call(Api.METADATA, version, encode_metadata(version, topics)), version)
             except KafkaError as error:

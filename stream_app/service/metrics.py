@@ -109,6 +109,11 @@ def _open_seconds(row: Row, now_ms: int) -> Value:
     return 0.0 if row.open_since_ms is None else max(now_ms - row.open_since_ms, 0) / 1_000
 
 
+def _stalled(row: Row) -> Value:
+    """A sink that is awaited in a partition which it never touched is stalled there, too."""
+    return int(row.stalled) if row.heard or row.stalled or row.sink == LOG else None
+
+
 def _missing(row: Row) -> Value:
     if row.missing is None:
         return None
@@ -136,7 +141,7 @@ def _row_series(view: StatusView, now_ms: int) -> list[Series]:
             "gapstream_sink_unknown", "1 if nothing can be said of the sink now, else 0.",
             lambda r: int(view.why_unknown(r, now_ms) is not None), "max",
         ),
-        Series("gapstream_sink_stalled", "1 if the sink stands still with records ahead, else 0.", heard(lambda r: int(r.stalled)), "max"),
+        Series("gapstream_sink_stalled", "1 if the sink stands still with records ahead, else 0.", _stalled, "max"),
         Series("gapstream_sink_horizon_offset", "Offset below which the sink claims to be done.", heard(lambda r: r.horizon_offset), None),
         Series("gapstream_sink_lag_records", "Records at or above the sink's horizon.", heard(lambda r: r.lag), "sum"),
         Series("gapstream_observed_records_total", "Records that the sink was seen to have.", heard(lambda r: r.observed), "sum"),

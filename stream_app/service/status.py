@@ -44,6 +44,9 @@ class StatusPages:
     def records(self, ledger: Ledger, rows: list[Row]) -> list[OutRecord]:
         """To be written with a flush."""
         out = []
+        for gone in self._pages.keys() - {row.sink for row in rows}:
+            out += self._list(gone, [])
+            del self._pages[gone], self._seen[gone]
         for row in rows:
             sink = ledger.sinks[row.sink]
             sets = (*sink.open.values(), *sink.explained.values())

@@ -229,6 +229,13 @@ class StatusView:
         """Whether the sink was heard of in any partition of the topic."""
         return any(row.heard and row.sink == sink for held in self._partitions.get(topic, {}).values() for row in held.rows)
 
+    def stands_in_configuration(self, topic: str, sink: str) -> bool | None:
+        """Whether some worker has the sink in its configuration; None: nobody knows it."""
+        if sink == LOG or sink in self._config.get(topic, {}):
+            return True
+        rows = [row for held in self._partitions.get(topic, {}).values() for row in held.rows if row.sink == sink]
+        return any(row.configured for row in rows) if rows else None
+
     def why_unknown(self, row: Row, now_ms: int) -> str | None:
         """Why nothing can be said of a row whose owner is alive; None where something can."""
         return self._why_row_unknown(row, now_ms, row.heard or self.heard(row.topic, row.sink))
@@ -236,6 +243,8 @@ class StatusView:
     def _why_row_unknown(self, row: Row, now_ms: int, heard: bool) -> str | None:
         if not (row.heard or row.sink == LOG or heard):
             return NEVER_HEARD
+        if row.unknown is not None:
+            return row.unknown
         end_read_ms = self._end_read_ms(row)
         if end_read_ms is not None and now_ms - end_read_ms > self._unknown_after_ms:
             return f"the end of the log was last read at {rfc3339(end_read_ms)}"

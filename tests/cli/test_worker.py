@@ -94,8 +94,6 @@ def test_a_kafka_property_that_nobody_honours(worker: Callable[..., Ran]) -> Non
     ("sink", "path"),
     [
         ({"type": "clickhouse", "url": "http://ch:8123", "table": "orders"}, "topics.orders.sinks.x.type"),
-        ({"type": "topic", "topic": "copy"}, "topics.orders.sinks.x.type"),
-        ({"type": "group", "group": "loader"}, "topics.orders.sinks.x.type"),
         ({"type": "carrier_pigeon"}, "topics.orders.sinks.x.type"),
     ],
 )

@@ -72,6 +72,9 @@ class NaiveSink:
     horizons: list[tuple[int, int, int]] = field(default_factory=list)
     """(broker's time, worker's time, horizon): as it stood in the end of each moment in which it rose."""
     sequences: dict[str, int] = field(default_factory=dict)
+    claims: dict[str, int] = field(default_factory=dict)
+    behind: tuple[str, int] | None = None
+    """Who went back last, and from where."""
     observed: int = 0
     duplicates: int = 0
     absent_observed: int = 0
@@ -81,7 +84,7 @@ class NaiveSink:
 
     @property
     def horizon(self) -> int | None:
-        return self.highest if self.claim is None else self.claim
+        return self.highest if self.claim is None and self.policy.group is None else self.claim
 
     def open(self, state: State) -> set[int]:
         return {offset for offset, held in self.states.items() if held is state}
@@ -186,9 +189,27 @@ class NaivePartition:
             self._expire(name, sink)
             return
         sink.heard = True
-        spoken = [max(o, lowest) for o in (*([min(offsets)] if offsets else []), *([] if claim is None else [claim]))]
+        known = said.source is not None and said.source in sink.claims
+        if claim is not None and said.source is not None:
+            self._claim(name, sink, said.source, sink.claims.get(said.source, 0), claim)
+        spoken = [max(o, lowest) for o in (*([min(offsets)] if offsets else []), *([] if claim is None or known else [claim]))]
         sink.lowest = min([*spoken, *([] if sink.lowest is None else [sink.lowest])], default=None)
         self._horizon(sink, offsets, claim, now_ms)
+
+    def _claim(self, name: str, sink: NaiveSink, source: str, before: int, claim: int) -> None:
+        sink.claims[source] = claim
+        if claim < before:
+            if sink.behind is None or sink.behind[0] != source:
+                sink.behind = source, before
+            if sink.policy.configured:
+                self.told.append(("sink.rewound", name, None, frozenset()))
+        elif sink.behind is not None and sink.behind[0] == source and claim >= sink.behind[1]:
+            sink.behind = None
+
+    def forget(self, name: str) -> None:
+        if name in self.sinks and not self.sinks[name].policy.configured:
+            del self.sinks[name]
+            self.epoch += 1
 
     def _move(self, sink: NaiveSink, status: str, offset: int, undo: bool, alertable: bool) -> tuple[str, str | None] | None:
         """The row of the contract's table; the event that is told at once, by type and cause."""
@@ -354,6 +375,9 @@ class NaivePartition:
                 if getattr(sink, name_of) is not None:
                     setattr(sink, name_of, min(getattr(sink, name_of), offset))
             sink.doubted_to = min(sink.doubted_to, offset)
+            sink.claims = {source: min(claim, offset) for source, claim in sink.claims.items()}
+            if sink.behind is not None and sink.claims[sink.behind[0]] >= min(sink.behind[1], offset):
+                sink.behind = None
             sink.horizons = [(broker_ms, worker_ms, min(horizon, offset)) for broker_ms, worker_ms, horizon in sink.horizons]
             sink.excused = {o for o in sink.excused if o < offset}
         self._tell("gap.explained", "log", "log_hole", self.holes(offset))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from stream_app.core.gaps import Gaps
 from stream_app.core.log import LogState
 from stream_app.core.model import Absent, Cause, Observation, Status
 from stream_app.core.offsets import OffsetSet
-from stream_app.core.sink import OPENINGS_MAX, SAMPLES_MAX, SOURCES_MAX, Opening, Policy, SinkState
+from stream_app.core.openings import OPENINGS_MAX, Opening
+from stream_app.core.sink import SAMPLES_MAX, Policy, SinkState
+from stream_app.core.sources import SOURCES_MAX
 from tests.core.naive import runs_of
 from tests.core.strategies import GRACE, SKEW, TOPIC_ID, Rig, expand, policy
 
@@ -48,7 +51,7 @@ def test_at_or_below_the_last_sequence_of_a_source_is_a_repeat() -> None:
 def test_a_repeat_changes_nothing_but_what_was_heard_of_its_source_last() -> None:
     state = sink()
     hear(state, (0, 10), source="a", sequence=5)
-    before = state.sources.copy(), state.horizon, state.samples.copy()
+    before = deepcopy(state.sources), state.horizon, state.samples.copy()
     hear(state, (10, 20), claim=50, source="a", sequence=5)
     assert (state.sources, state.horizon, state.samples) == before
 
@@ -59,9 +62,10 @@ def test_the_source_silent_longest_is_forgotten_first() -> None:
         hear(state, (0, 1), source=f"source {number}", sequence=1)
     hear(state, (0, 1), source="source 0", sequence=1)  # a repeat, but a sign of life
     hear(state, (0, 1), source="one more", sequence=1)
-    assert len(state.sources) == SOURCES_MAX
-    assert "source 0" in state.sources
-    assert "source 1" not in state.sources
+    known = state.sources.sequences
+    assert len(known) == SOURCES_MAX
+    assert "source 0" in known
+    assert "source 1" not in known
 
 
 # --- the horizon ---

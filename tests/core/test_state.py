@@ -77,7 +77,13 @@ def rich() -> Rig:
     rig.sink().stalled, rig.sink().absent_observed, rig.sink("first").absent_observed = True, 2, 3
     rig.sink().complete_ms = BASE
     rig.sink().doubted_to = 9
-    ledger.partitions, ledger.unnamed_to = 3, 2
+    for sequence, claim in enumerate((45, 41)):
+        rig.observe(sink="first", claim=claim, source="group:g", sequence=sequence)
+    rig.sink("first").awaited = 4
+    rig.sink("first").checks.unknown["group"] = "it does not answer"
+    rig.observe((99, 100), sink="stranger")
+    ledger.dropped["gone"] = 17
+    ledger.partitions, ledger.unnamed_to, ledger.reborn, ledger.mirrored = 3, 2, True, {"s/topic:t/0": (7, 9)}
     return rig
 
 

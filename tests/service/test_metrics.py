@@ -117,6 +117,16 @@ def test_a_sink_heard_of_elsewhere_is_not_unknown_here() -> None:
     assert Scrape(row(heard=False), view=view).value("gapstream_sink_unknown") == 0
 
 
+def test_a_sink_that_is_awaited_where_it_never_was_is_stalled() -> None:
+    scrape = Scrape(row(heard=False, stalled=True, lag=None))
+    assert scrape.value("gapstream_sink_stalled") == 1
+    assert scrape.value("gapstream_sink_lag_records") is None
+
+
+def test_a_sink_whose_checks_fail_is_unknown() -> None:
+    assert Scrape(row(unknown="refused")).value("gapstream_sink_unknown") == 1
+
+
 def test_a_log_whose_end_is_not_read_makes_unknown() -> None:
     assert Scrape(row(end_read_ms=NOW - 300_001)).value("gapstream_sink_unknown") == 1
 

@@ -74,6 +74,18 @@ def test_everything_given_arrives(load_config: LoadConfig) -> None:
     assert made.topics["plain"].rules.policies == {}
 
 
+def test_groups(load_config: LoadConfig) -> None:
+    sinks = {"legacy": {"type": "group", "group": "loader"}, "billing": {"type": "consumer", "group": "billing/{topic}: v2"}}
+    made = plan(load_config(topics={"/orders-.*/": {"sinks": sinks}}, app={"unknown_after": "1m", "forget_after": "2d"}), ["orders-eu"])
+    rules = made.topics["orders-eu"].rules
+    assert rules.policies == {
+        "legacy": Policy("legacy", group="loader", inferred=True, checks=("group",)),
+        "billing": Policy("billing", group="billing/orders-eu: v2", checks=("group",)),
+    }
+    assert (rules.unknown_after_ms, rules.forget_after_ms) == (60_000, 2 * 86_400_000)
+    assert made.groups == {"loader", "billing/orders-eu: v2"}
+
+
 def test_patterns_mean_topics_that_exist(load_config: LoadConfig) -> None:
     config = load_config(topics={"/orders-.*/": {"sinks": {"billing": {"type": "consumer"}}}, "named": {}}, exclude=["orders-x"])
     existing = ["orders-1", "orders-x", "payments", "gapstream.observations.orders-1", "gapstream-orders-1-changelog"]

@@ -102,6 +102,20 @@ def test_only_pages_that_changed_are_written_again() -> None:
     assert list(book.write()) == ["gaps/orders/3/billing/2", "partition/orders/3"]
 
 
+def test_pages_of_a_sink_that_was_forgotten_are_emptied_once() -> None:
+    book = Book()
+    book.lose(0, 600)
+    book.write()
+    book.ledger.configure({}, book.now_ms)
+    assert book.ledger.forget("billing")
+    written = book.write()
+    assert {name: record.value for name, record in written.items() if name.startswith("gaps/")} == {
+        "gaps/orders/3/billing/0": None,
+        "gaps/orders/3/billing/1": None,
+    }
+    assert list(book.write()) == ["partition/orders/3"]
+
+
 def test_pages_that_are_no_longer_needed_are_emptied() -> None:
     book = Book()
     book.lose(0, 1_200)

@@ -1,0 +1,125 @@
+"""A topic as a sink: copies with their source in headers, dead letters, restarts, and copies that were removed unread."""
+
+from __future__ import annotations
+
+import json
+import struct
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+
+from tests.support.kafka_kit import KafkaKit
+from tests.support.rig import Rig, Worker, eventually, listed
+
+PARTITIONS, RECORDS = 3, 100
+Headers = list[tuple[str, str | bytes | None]]
+
+
+def rows(worker: Worker, topic: str) -> dict[int, dict[str, Any]]:
+    return {row["partition"]: row for row in worker.get(f"/api/partitions?topic={topic}&sink=copy")["partitions"]}
+
+
+class Copier:
+    """Copies what it is told to, as an application or Kafka Connect would."""
+
+    def __init__(self, bootstrap: str, topic: str, into: str) -> None:
+        self._producer = Producer({"bootstrap.servers": bootstrap, "log_level": 2})
+        self.topic, self.into = topic, into
+
+    def copy(self, partition: int, offsets: list[int], *, big_endian: bool = False) -> None:
+        for offset in offsets:
+            numbers = [struct.pack(">q", number) if big_endian else str(number).encode() for number in (partition, offset)]
+            headers: Headers = [("source.topic", self.topic), ("source.partition", numbers[0]), ("source.offset", numbers[1])]
+            self._producer.produce(self.into, b"copy", partition=offset % 2, headers=headers)
+        assert self._producer.flush(20) == 0
+
+    def dead_letter(self, into: str, partition: int, offset: int) -> None:
+        names = ("topic", "partition", "offset")
+        values = (self.topic, str(partition), str(offset))
+        headers: Headers = [(f"__connect.errors.{name}", value.encode()) for name, value in zip(names, values, strict=True)]
+        self._producer.produce(into, b"bad", headers=headers)
+        assert self._producer.flush(20) == 0
+
+
+@pytest.fixture(scope="module")
+def mirrored(shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> tuple[Rig, Copier, str]:
+    topic, into, letters = shared_kit.make_topic(PARTITIONS), shared_kit.make_topic(2), shared_kit.make_topic(1)
+    for partition in range(PARTITIONS):
+        shared_kit.produce(topic, partition, RECORDS)
+    sink = {"type": "topic", "topic": into, "quarantine": {"topic": letters, "headers": "connect"}, "grace": "500ms", "from": "earliest"}
+    rig = make_rig({topic: {"sinks": {"copy": sink}}}, app={"standby_replicas": 0})
+    rig.worker().start().ready()
+    return rig, Copier(rig.bootstrap, topic, into), letters
+
+
+def test_what_was_not_copied_is_missing_and_what_was_set_aside_is_explained(mirrored: tuple[Rig, Copier, str]) -> None:
+    rig, copier, letters = mirrored
+    worker = rig.workers[0]
+    for partition in range(PARTITIONS):
+        skipped = {5, 6, 50 + partition}
+        copier.copy(partition, [offset for offset in range(RECORDS) if offset not in skipped], big_endian=partition == 2)
+        copier.dead_letter(letters, partition, 50 + partition)
+    copier.copy(1, [10, 11])
+    wanted = {(copier.topic, partition, "copy"): {5, 6} for partition in range(PARTITIONS)}
+    eventually(lambda: listed(worker.get(f"/api/gaps?topic={copier.topic}")) == wanted, "what was skipped, no more")
+    eventually(lambda: all(row["explained"] == {"quarantined": 1} for row in rows(worker, copier.topic).values()), "the dead letters")
+    assert {partition: row["duplicates"] for partition, row in rows(worker, copier.topic).items()} == {0: 0, 1: 2, 2: 0}
+
+
+def test_a_restart_repeats_nothing_and_leaves_nothing_out(mirrored: tuple[Rig, Copier, str], shared_kit: KafkaKit) -> None:
+    rig, copier, _ = mirrored
+    worker = rig.workers[0]
+    for turn in range(3):
+        for partition in range(PARTITIONS):
+            shared_kit.produce(copier.topic, partition, 20)
+            first = RECORDS + 20 * turn
+            copier.copy(partition, [offset for offset in range(first, first + 20) if offset != first + 3])
+        worker.kill()
+        worker.start()
+    second = rig.worker().start()
+    copier.copy(0, [5])
+    worker.ready()
+    second.ready()
+    lost = {RECORDS + 3, RECORDS + 23, RECORDS + 43}
+    wanted = {(copier.topic, partition, "copy"): {6, *lost} | ({5} if partition else set()) for partition in range(PARTITIONS)}
+    eventually(lambda: listed(worker.get(f"/api/gaps?topic={copier.topic}")) == wanted, "what was skipped, no more", 90)
+    assert {partition: row["duplicates"] for partition, row in rows(worker, copier.topic).items()} == {0: 0, 1: 2, 2: 0}
+    said = [json.loads(message.value() or b"") for message in rig.read(f"{rig.app_id}.observations.{copier.topic}")]
+    sequences = [(one["partition"], one["source"], one["sequence"]) for one in said]
+    assert len(sequences) == len(set(sequences))
+    second.stop()
+
+
+def test_copies_removed_unread_make_unobserved_never_missing(mirrored: tuple[Rig, Copier, str], shared_kit: KafkaKit) -> None:
+    rig, copier, _ = mirrored
+    worker = rig.workers[0]
+    before = listed(worker.get(f"/api/gaps?topic={copier.topic}"))
+    assert worker.stop() == 0
+    first = RECORDS + 60
+    for partition in range(PARTITIONS):
+        shared_kit.produce(copier.topic, partition, 30)
+        copier.copy(partition, list(range(first, first + 20)))
+    for number in (0, 1):
+        shared_kit.delete_records(copier.into, number, shared_kit.offsets(copier.into, number)[1])
+    worker.start().ready()
+    for partition in range(PARTITIONS):
+        copier.copy(partition, list(range(first + 25, first + 30)))
+    eventually(lambda: all(row["horizon_offset"] == first + 30 for row in rows(worker, copier.topic).values()), "the last copies", 90)
+    eventually(
+        lambda: all((row["explained"].get("unobserved") or 0) >= 20 for row in rows(worker, copier.topic).values()), "what is not known"
+    )
+    assert listed(worker.get(f"/api/gaps?topic={copier.topic}")).keys() <= before.keys()
+
+
+def test_a_topic_of_copies_on_another_cluster_that_is_away_is_waited_for(shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> None:
+    topic = shared_kit.make_topic(1)
+    shared_kit.produce(topic, 0, 5)
+    sink = {"type": "topic", "topic": f"away-{uuid.uuid4().hex[:6]}", "kafka": {"bootstrap.servers": "127.0.0.1:1"}}
+    rig = make_rig({topic: {"sinks": {"copy": sink}}})
+    worker = rig.worker().start().ready()
+    eventually(lambda: rows(worker, topic)[0]["log_read_offset"] == 5, "the log is read")
+    assert rows(worker, topic)[0]["state"] == "unknown"
+    assert worker.stop() == 0

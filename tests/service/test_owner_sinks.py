@@ -1,0 +1,145 @@
+"""Sinks that come, go and stand still, as an owner sees them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+import structlog
+
+from stream_app.core.model import Drop, LogEnds, Observation, StatusRecord
+from stream_app.core.sink import Policy
+from stream_app.service import owner as owner_module
+from stream_app.service.owner import PartitionOwner
+from stream_app.sinks.order import encode_drop
+from tests.support.fakes import NAMES, STATUS, Bench, bundle, log_read, said, until
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FLUSH_SECONDS", "RETRY_SECONDS", "PACE_SECONDS"):
+        monkeypatch.setattr(owner_module, name, 0.01)
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    made = Bench()
+    made.port.ends_now = LogEnds(0, 10, 10)
+    yield made
+    await made.close()
+
+
+def told(bench: Bench) -> list[tuple[str, Any]]:
+    return [(event["type"], event["ranges"]) for writer in bench.writers for event in writer.events()]
+
+
+def sinks(owner: PartitionOwner) -> set[str]:
+    return {row.sink for row in owner.rows}
+
+
+async def left(bench: Bench) -> PartitionOwner:
+    """``billing`` had a gap, then its configuration lost it."""
+    owner = await bench.begun()
+    owner.fold_log(log_read(0, 10))
+    await owner.fold_observations(bundle(0, said(runs=[[0, 3], [6, 9]])))
+    bench.clock.now_ms += 2_000
+    await owner.fold_observations(bundle(1, heard_ms=bench.clock.now_ms))
+    await until(lambda: told(bench), "the gap")
+    await owner.release()
+    bench.policies, bench.floors = {}, {}
+    owner = await bench.begun()
+    await until(lambda: len(told(bench)) == 3, "its end")
+    assert [kind for kind, _ in told(bench)] == ["gap.opened", "gap.explained", "sink.removed"]
+    assert sinks(owner) == {"log", "billing"}
+    return owner
+
+
+# --- leaving ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_sink_that_left_is_forgotten_in_time_and_leaves_no_page(bench: Bench) -> None:
+    bench.forget_after_ms = 60_000
+    owner = await left(bench)
+    pages = {record.key: record.value for write in bench.writer.to(STATUS) for record in write if record.key.startswith(b"gaps/")}
+    assert set(pages) == {b"gaps/orders/0/billing/0"}
+    bench.clock.now_ms += 60_000
+    await until(lambda: sinks(owner) == {"log"}, "the row goes")
+    last = bench.writer.to(STATUS)[-1]
+    assert {record.key for record in last if record.value is None} == {b"gaps/orders/0/billing/0"}
+    assert [row.sink for row in msgspec.json.decode(last[-1].value or b"", type=StatusRecord).rows] == ["log"]
+    assert not [key for key in bench.store.kept if b"billing" in key]
+    assert len(told(bench)) == 3
+
+
+async def test_an_order_drops_it_at_once(bench: Bench) -> None:
+    owner = await left(bench)
+    with structlog.testing.capture_logs() as lines:
+        await owner.fold_observations(bundle(1, encode_drop(Drop("billing", "alice"), "orders", 0), said(runs=[[0, 9]])))
+        await until(lambda: owner.flushed_observed == 3, "the flush")
+    assert [(line["event"], line["by"]) for line in lines] == [("a sink is dropped", "alice")]
+    assert bench.rejected == {}
+    assert [(row.observed, row.missing) for row in owner.rows if row.sink == "billing"] == [(10, 0)], "what reports begins anew"
+
+
+async def test_an_order_for_what_is_configured_or_of_another_partition_changes_nothing(bench: Bench) -> None:
+    owner = await bench.begun()
+    owner.fold_log(log_read(0, 10))
+    await owner.fold_observations(bundle(0, said(runs=[[0, 9]]), encode_drop(Drop("billing", "alice"), "orders", 0)))
+    await owner.fold_observations(bundle(2, encode_drop(Drop("billing", "alice"), "orders", 1)))
+    await until(lambda: owner.flushed_observed == 3, "the flush")
+    assert [row.observed for row in owner.rows if row.sink == "billing"] == [10]
+    assert bench.rejected == {"malformed": 1}
+
+
+# --- standing still -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_partition_that_a_living_sink_never_touches_is_stalled(bench: Bench) -> None:
+    bench.policies = {"billing": Policy("billing", grace_ms=1_000, stall_after_ms=60_000)}
+    bench.port.heard = frozenset({"billing"})
+    owner = await bench.begun()
+    owner.fold_log(log_read(0, 10))
+    bench.clock.now_ms += 60_000
+    await owner.fold_observations(bundle(0, heard_ms=bench.clock.now_ms))
+    await until(lambda: owner.flushed_read == 10, "the flush")
+    assert told(bench) == [], "who knows whether it received these before it reported for the first time"
+    owner.fold_log(log_read(10, 12))
+    bench.clock.now_ms += 60_000
+    await owner.fold_observations(bundle(0, heard_ms=bench.clock.now_ms))
+    await until(lambda: told(bench), "the stall")
+    assert [(event["type"], event["reason"]) for event in bench.writer.events()] == [
+        ("sink.stalled", "heard of in other partitions, and 2 records from offset 10 on wait here")
+    ]
+    await owner.release()
+    owner = await bench.begun()
+    await owner.fold_observations(bundle(0, heard_ms=bench.clock.now_ms))
+    await until(lambda: owner.rows, "the rows")
+    assert [row.stalled for row in owner.rows if row.sink == "billing"] == [True]
+    await owner.fold_observations(bundle(0, said(runs=[[10, 11]])))
+    await until(lambda: len(told(bench)) == 2, "it goes on")
+    assert told(bench)[1][0] == "sink.resumed"
+
+
+async def test_one_that_nobody_heard_of_is_left_alone(bench: Bench) -> None:
+    bench.policies = {"billing": Policy("billing", grace_ms=1_000, stall_after_ms=1)}
+    owner = await bench.begun()
+    owner.fold_log(log_read(0, 10))
+    bench.clock.now_ms += 60_000
+    await owner.fold_observations(bundle(0, heard_ms=bench.clock.now_ms))
+    await until(lambda: owner.flushed_read == 10, "the flush")
+    assert told(bench) == []
+
+
+# --- what is said of a sink ---------------------------------------------------------------------------------------------
+
+
+async def test_what_is_said_travels_with_the_flush_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = await bench.begun()
+    monkeypatch.setattr(owner_module, "FLUSH_SECONDS", 60.0)
+    owner.say([Observation("billing", ((0, 2),), claim=2, source="group:g", sequence=0)])
+    await until(lambda: any(bench.writer.to(NAMES.observations)), "it is written")
+    (record,) = [record for write in bench.writer.to(NAMES.observations) for record in write]
+    assert (record.partition, record.key) == (0, b"billing")
+    assert msgspec.json.decode(record.value or b"")["runs"] == [[0, 1]]
