@@ -43,6 +43,8 @@ PROGRESS_SECONDS = 0.5
 REJECTED_LISTED_MAX = 1_000
 """Bad lines in the answer of ``--json``; all of them are counted, and told on stderr."""
 EXIT_BAD_LINES = 1
+CLEAR_LINE = "\r\033[K"
+"""Of a terminal (ECMA-48: carriage return, erase in line)."""
 
 
 class ProducerLike(Protocol):
@@ -240,8 +242,7 @@ class Observe:
         while self.in_flight_lines and not self._refused and self._clock() < deadline:
             self._producer.poll(FLIGHT_SECONDS)
             self._tell_progress(self._clock())
-        if self._progress_at is not None:
-            click.echo("\r\033[K", nl=False, err=True)
+        self._clear_progress()
         if self.in_flight_lines and self._failure is None:
             self._failure = f"Kafka did not acknowledge within {seconds:g} s: see bootstrap.servers and whether the brokers are up"
 
@@ -249,7 +250,12 @@ class Observe:
         if self._progress_at is not None and now >= self._progress_at:
             self._progress_at = now + PROGRESS_SECONDS
             said = f"{self.lines.number} lines, {self.bad_lines} bad, {self.unacknowledged} on the way, {self.observations} observations"
-            click.echo(f"\r\033[K{said}", nl=False, err=True)
+            click.echo(f"{CLEAR_LINE}{said}", nl=False, err=True)
+
+    def _clear_progress(self) -> None:
+        """Before anything else is said on the terminal."""
+        if self._progress_at is not None:
+            click.echo(CLEAR_LINE, nl=False, err=True)
 
     # --- lines in -----------------------------------------------------------------------------------------------------
 
@@ -304,12 +310,14 @@ class Observe:
         kind = "".join(char for char in warning if not char.isdigit())
         if kind not in self._warned:
             self._warned.add(kind)
+            self._clear_progress()
             warn(text(warning))
 
     def _reject(self, number: int, error: str) -> None:
         self.bad_lines += 1
         if len(self.rejected) < REJECTED_LISTED_MAX:
             self.rejected.append((number, error))
+        self._clear_progress()
         click.echo(f"line {number}: {text(error)}", err=True)
 
     # --- observations out ---------------------------------------------------------------------------------------------

@@ -412,3 +412,18 @@ def test_bad_lines_in_the_answer_are_bounded(world: World, capsys: pytest.Captur
     assert world.run() is None
     assert (len(world.observe.summary()["rejected"]), world.observe.summary()["bad_lines"]) == (3, 10)
     assert capsys.readouterr().err.count("\n") == 10
+
+
+def test_progress_is_told_on_a_terminal_only(
+    tmp_path: Path, stop: Stop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    world = World(load(configured(tmp_path, "b:1"), {}, ()), stop)
+    world.write("orders 0 1\nnonsense\norders 0 2\n")
+    assert world.run() is None
+    world.close()
+    err = capsys.readouterr().err
+    assert err.startswith(f"{command.CLEAR_LINE}0 lines, 0 bad, 0 on the way, 0 observations{command.CLEAR_LINE}line 2: "), (
+        "no line runs into another"
+    )
+    assert err.endswith(command.CLEAR_LINE)
