@@ -11,7 +11,6 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from gapstream_sidecar.deliveries import Deliveries
-from gapstream_sidecar.leases import Session
 from tests.sidecar.conftest import Bench
 from tests.sidecar.fakes import FakeConsumer, FakeGroup, FakeMessage
 
@@ -190,175 +189,6 @@ def test_two_consumers_share_a_sidecar(bench: Bench) -> None:
     assert bench.runs() == [[[1, 1]], [[2, 2]]]
 
 
-# ----------------------------------------------------------------------------------------------------- auto-commit
-
-
-@pytest.mark.usefixtures("patient")
-@pytest.mark.parametrize("batches", [True, False])
-def test_with_auto_commit_a_record_is_received_when_the_application_comes_back(bench: Bench, batches: bool) -> None:
-    sidecar = bench.sidecar()
-    consumer, inside = bench.wrapped(sidecar, auto_commit=True)
-    inside.deliver("orders", 0, 0, 1, 2)
-    for _ in range(1 if batches else 3):
-        assert consumer.consume(10) if batches else consumer.poll()
-    assert sidecar.flush()
-    assert bench.runs() == ([] if batches else [[[0, 1]]])
-    assert consumer.poll() is None
-    assert sidecar.flush()
-    assert bench.runs()[-1] == ([[0, 2]] if batches else [[2, 2]])
-
-
-def test_with_auto_commit_reports_leave_by_themselves(bench: Bench) -> None:
-    consumer, inside = bench.wrapped(auto_commit=True)
-    inside.deliver("orders", 0, *range(5))
-    drain(consumer)
-    bench.producer.await_records(2)
-    assert [json.loads(value)["runs"] for _, _, value in bench.producer.records] == [[], [[0, 4]]]
-
-
-@pytest.mark.usefixtures("patient")
-def test_with_auto_commit_an_explicit_commit_counts_at_once(bench: Bench) -> None:
-    sidecar = bench.sidecar()
-    consumer, inside = bench.wrapped(sidecar, auto_commit=True)
-    inside.deliver("orders", 0, *range(4))
-    messages = [consumer.poll() for _ in range(4)]
-    consumer.commit(message=messages[-1])
-    assert bench.runs() == [[[0, 3]]]
-    consumer.poll()
-    assert sidecar.flush()
-    assert bench.runs() == [[[0, 3]]]
-
-
-@pytest.mark.usefixtures("patient")
-def test_with_auto_commit_closing_covers_everything(bench: Bench) -> None:
-    sidecar = bench.sidecar()
-    consumer, inside = bench.wrapped(sidecar, auto_commit=True)
-    inside.deliver("orders", 0, 0, 1)
-    with consumer:
-        consumer.consume(10)
-    assert sidecar.flush()
-    assert bench.runs() == [[[0, 1]]]
-
-
-@pytest.mark.usefixtures("patient")
-def test_with_auto_commit_an_exception_on_its_way_out_covers_nothing(bench: Bench) -> None:
-    """The client commits the records although they were not processed: the classical loss."""
-    sidecar = bench.sidecar()
-    consumer, inside = bench.wrapped(sidecar, auto_commit=True)
-    inside.deliver("orders", 0, 0, 1)
-
-    def fail() -> None:
-        with consumer:
-            consumer.poll()
-            consumer.poll()
-            raise LookupError("poison")
-
-    with pytest.raises(LookupError):
-        fail()
-    assert sidecar.flush()
-    assert bench.runs() == [[[0, 0]]]
-
-
-@pytest.mark.usefixtures("patient")
-def test_with_auto_commit_what_was_handed_out_before_a_revocation_is_received(bench: Bench) -> None:
-    sidecar = bench.sidecar()
-    consumer, inside = bench.wrapped(sidecar, auto_commit=True)
-    consumer.subscribe(["orders"])
-    inside.deliver("orders", 0, 0, 1)
-    consumer.consume(10)
-    consumer.consume(10)
-    inside.callbacks["on_revoke"](inside, [ORDERS_0])
-    assert bench.runs() == [[[0, 1]]]
-
-
-def ahead(bench: Bench) -> list[Any]:
-    return [(one["ahead"], one["runs"]) for one in bench.producer.said()]
-
-
-@pytest.mark.usefixtures("patient")
-@pytest.mark.parametrize("batches", [True, False])
-def test_with_auto_commit_it_is_said_beforehand_how_far_records_may_be_handed_out(bench: Bench, batches: bool) -> None:
-    sidecar = bench.sidecar(observe_before_commit=30)
-    consumer, inside = bench.wrapped(sidecar, auto_commit=True)
-
-    def take(*offsets: int) -> None:
-        inside.deliver("orders", 0, *offsets)
-        for _ in range(1 if batches else len(offsets)):
-            consumer.consume(len(offsets)) if batches else consumer.poll()
-
-    take(100)
-    assert ahead(bench) == [([100, 10_101], [])]  # before the application has it
-    take(101, 102)
-    assert len(ahead(bench)) == 1
-    take(20_000)
-    assert ahead(bench)[1:] == [([103, 59_801], [[100, 102]])]
-    consumer.poll()
-    assert sidecar.flush()
-    assert ahead(bench)[-1][0] == [20_001, 59_801]
-
-
-@pytest.mark.usefixtures("patient")
-def test_with_auto_commit_more_is_said_before_it_is_outrun(bench: Bench) -> None:
-    sidecar = bench.sidecar()
-    consumer, inside = bench.wrapped(sidecar, auto_commit=True)
-    for first in range(0, 9_000, 3_000):
-        inside.deliver("orders", 0, *range(first, first + 3_000))
-        consumer.consume(3_000)
-        assert sidecar.flush()
-    consumer.poll()
-    assert sidecar.flush()
-    assert [one for one, _ in ahead(bench)] == [[0, 13_000], [3_000, 13_000], [6_000, 19_000], [9_000, 19_000]]
-
-
-@pytest.mark.usefixtures("patient")
-@pytest.mark.parametrize("how", ["close", "on_revoke", "on_lost"])
-def test_with_auto_commit_the_end_is_said_too(bench: Bench, how: str) -> None:
-    sidecar = bench.sidecar()
-    consumer, inside = bench.wrapped(sidecar, auto_commit=True)
-    consumer.subscribe(["orders"])
-    inside.deliver("orders", 0, 5, 6)
-    consumer.consume(10)
-    consumer.poll()
-    if how == "close":
-        consumer.close()
-    else:
-        inside.callbacks[how](inside, [ORDERS_0])
-    assert sidecar.flush()
-    assert ahead(bench)[-1] == ([7, 7], [[5, 6]])
-    if how != "close":
-        inside.callbacks["on_assign"](inside, [ORDERS_0])
-        inside.deliver("orders", 0, 9)
-        consumer.poll()
-        assert ahead(bench)[-1] == ([9, 10_010], [])
-    assert bench.tails_read == [("orders", 0)] * (1 if how == "close" else 2)
-
-
-@pytest.mark.usefixtures("patient")
-def test_with_auto_commit_what_a_killed_owner_left_unsaid_is_unobserved(bench: Bench) -> None:
-    bench.owners["orders", 0] = [Session("gone", 0, 90, 10_090)]
-    sidecar = bench.sidecar()
-    consumer, inside = bench.wrapped(sidecar, auto_commit=True)
-    inside.deliver("orders", 0, 100, 101)
-    inside.deliver("orders", 1, 7)
-    consumer.consume(10)
-    consumer.poll()
-    assert sidecar.flush()
-    said = [(one["partition"], one["status"], one["runs"]) for one in bench.producer.said() if one["runs"]]
-    assert sorted(said) == [(0, "received", [[100, 101]]), (0, "unobserved", [[90, 99]]), (1, "received", [[7, 7]])]
-
-
-def test_without_a_group_nothing_is_committed_so_nothing_is_said_beforehand(bench: Bench) -> None:
-    sidecar = bench.sidecar()
-    inside = bench.consumer()
-    consumer: Any = sidecar.wrap(inside, {})
-    inside.deliver("orders", 0, 1)
-    consumer.poll()
-    consumer.poll()
-    assert sidecar.flush()
-    assert [(one["runs"], "ahead" in one) for one in bench.producer.said()] == [([[1, 1]], False)]
-    assert bench.tails_read == []
-
-
 # ------------------------------------------------------------------------------------------------- the order of things
 
 
@@ -534,6 +364,31 @@ def test_positions_that_fell_are_not_committed_in_the_clients_place(bench: Bench
     assert bench.runs() == [[[0, 9]], [[0, 1]]]  # nothing can travel, so it does not wait for its turn
 
 
+def test_without_brokers_commits_stay_quick_and_memory_bounded(bench: Bench) -> None:
+    """As in an hour of transactions while the brokers of observations are away: a hole before every record."""
+    sidecar = bench.sidecar(observe_before_commit=0.01, max_backlog_bytes=4 << 20)
+    consumer, inside = bench.wrapped(sidecar)
+    bench.producer.hold()
+    slowest = 0.0
+    for first in range(0, 1_600_000, 80_000):
+        inside.deliver("orders", 0, *range(first, first + 80_000, 2))
+        consumer.consume(40_000)
+        began = time.monotonic()
+        consumer.commit(asynchronous=True)
+        slowest = max(slowest, time.monotonic() - began)
+        assert sidecar.stats.backlog_bytes <= 4 << 20
+        assert len(inside.group.committed["orders", 0][1] or "") < 4_096
+    assert slowest < 2.0  # taking 40,000 runs, most of it
+    assert sidecar.stats.dropped > 0
+    bench.producer.release()
+    assert sidecar.flush(30)
+    told: dict[str, set[int]] = {"received": set(), "unobserved": set()}
+    for one in bench.producer.said():
+        told[one["status"]].update(offset for first, last in one["runs"] for offset in range(first, last + 1))
+    assert told["received"] | told["unobserved"] >= set(range(0, 1_600_000, 2))
+    assert told["received"] <= set(range(0, 1_600_000, 2))
+
+
 # ------------------------------------------------------------------------------------------------- whose it was before
 
 
@@ -651,19 +506,6 @@ def test_the_source_of_a_replay_travels_with_the_commit_of_where_it_was_delivere
         [sidecar.source, 1, "received", None, [5, 1]],
         [sidecar.source, 1, "received", None, [15012, 1], "orders", 3],
     ]
-
-
-@pytest.mark.usefixtures("patient")
-def test_with_auto_commit_a_replay_is_reported_when_the_application_comes_back(bench: Bench) -> None:
-    sidecar = bench.sidecar()
-    consumer, inside = bench.wrapped(sidecar, auto_commit=True)
-    inside.queue.append(FakeMessage("retry", 0, 5, headers=SOURCE))
-    consumer.poll()
-    assert sidecar.flush()
-    assert bench.runs() == []
-    consumer.poll()
-    assert sidecar.flush()
-    assert sorted((one["topic"], one["runs"]) for one in bench.producer.said()[1:]) == [("orders", [[15012, 15012]]), ("retry", [[5, 5]])]
 
 
 # --------------------------------------------------------------------------------- what positions alone tell of a batch

@@ -67,7 +67,7 @@ class AioFollower(Follower):
             return
         try:
             self.come_back()
-            await self._look()
+            await self.look()
         except Exception as error:
             self.reporter.fault("following deliveries", error)
 
@@ -76,7 +76,7 @@ class AioFollower(Follower):
         if self.terms.explicit:
             return
         try:
-            await self._look()
+            await self.look()
             handed_out = self._note(records)
             if self._leasing:
                 keys = self.outrun(handed_out)
@@ -101,7 +101,7 @@ class AioFollower(Follower):
 
     # ------------------------------------------------------------------------------------------------ assignments
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
         """Whether the assignment is another one, and what its partitions' last owners left to be said."""
         assignment = self.consumer.assignment()
         if assignment is not self._assignment:
@@ -187,7 +187,7 @@ class AioFollower(Follower):
 
     async def observe(self, offsets: Mapping[Any, Any] | None) -> Mapping[Any, Any] | None:
         """Report what a commit covers; the offsets to commit in its place, where something has to travel with them."""
-        await self._look()
+        await self.look()
         commits = _offsets(offsets) if offsets is not None else self._positions()
         theirs = {_key(one) for one, offset in (offsets or {}).items() if not isinstance(offset, int) and offset[1]}
         if not self.terms.explicit:

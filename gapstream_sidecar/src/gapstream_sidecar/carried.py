@@ -24,6 +24,8 @@ METADATA_BYTES = 3_000
 SPANS_MAX = 5
 """Partitions of which a span is told beyond that: 5 of them take 600 bytes with topics of 60 letters."""
 UNOBSERVED = "unobserved"
+_LEAST_BYTES = 4
+"""Of a run: two digits and two commas."""
 _VERSION = 1
 _MARK = '{"gapstream":'
 
@@ -49,11 +51,12 @@ def encode(sink: str, rows: Iterable[Carried], key: Key, offset: int) -> str:
     size = len(_text(sink, []))
     listed = list(rows)
     for row in listed:
-        made = _row(row, key, offset if row is listed[-1] else None)
-        size += len(_dumped(made)) + 1
-        if not spans and size <= METADATA_BYTES:
-            said.append(made)
-            continue
+        if not spans and size + _LEAST_BYTES * len(row.runs) <= METADATA_BYTES:  # or it is not even written down
+            made = _row(row, key, offset if row is listed[-1] else None)
+            size += len(_dumped(made)) + 1
+            if size <= METADATA_BYTES:
+                said.append(made)
+                continue
         first, stop = row.runs.bounds[0], row.runs.bounds[-1]
         low, high = spans.get(row.key, (first, stop))
         spans[row.key] = (min(low, first), max(high, stop))

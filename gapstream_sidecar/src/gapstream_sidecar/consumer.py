@@ -101,11 +101,12 @@ class ConsumerFollower(Follower):
             return
         headers: Any = message.headers()
         with self.lock:
-            self.deliveries.add(topic, partition, offset, offset + 1)
+            if not self.deliveries.follows(topic, partition, offset):
+                self.deliveries.add(topic, partition, offset, offset + 1)
             origin = origin_of(headers) if headers else None
             if origin is not None:
                 self.deliveries.replayed(topic, partition, offset, *origin)
-        if self._leasing:
+        if self._leasing and self.outruns((topic, partition), offset):
             self._lease({(topic, partition): (offset, offset + 1)})
 
     def _note_all(self, messages: list[Message]) -> None:

@@ -81,6 +81,7 @@ class Deliveries:
         self._fresh_replays: list[tuple[_Partition, Replay]] = []
         self._partitions: dict[Key, _Partition] = {}
         self._followed: list[_Partition] | None = None
+        self._last = _Partition(("", -1))
         self._new_runs = 0
 
     # ------------------------------------------------------------------------------------------------- deliveries
@@ -96,10 +97,27 @@ class Deliveries:
             state.sure = True
             self._followed = None
         state.stop = stop
+        self._last = state
         if self._ripening:
             self._fresh.append((state, first, stop))
         else:
             self._deliver(state, first, stop)
+
+    def follows(self, topic: str, partition: int, offset: int) -> bool:
+        """Whether the record is the next one of the partition that was handed out last; then it is added, cheaply."""
+        state = self._last
+        if offset != state.stop or partition != state.key[1] or topic != state.key[0] or not state.sure or state.returned:
+            return False
+        state.stop = offset + 1
+        if self._ripening:
+            self._fresh.append((state, offset, offset + 1))
+            return True
+        bounds = state.delivered.bounds
+        if bounds and bounds[-1] == offset:
+            bounds[-1] = offset + 1
+        else:
+            self._deliver(state, offset, offset + 1)
+        return True
 
     def _deliver(self, state: _Partition, first: int, stop: int) -> None:
         delivered = state.delivered
@@ -229,7 +247,7 @@ class Deliveries:
         """The group's committed offset, as it was found: what was handed out before a return and lies below it is others'."""
         state = self._partitions.get(key)
         if state is None:
-            return
+            state = self._partitions[key] = _Partition(key)
         state.asked = max(offset, state.asked)
         if state.returned:
             state.returned = False
@@ -249,7 +267,7 @@ class Deliveries:
         return 0 if state is None else state.stop
 
     def known(self, keys: Iterable[Key]) -> list[Key]:
-        """Those of which something was handed out here."""
+        """Those of which it was heard here."""
         return [key for key in keys if key in self._partitions]
 
     def is_sure(self, key: Key) -> bool:

@@ -49,6 +49,8 @@ class Follower:
         self.terms = terms
         self.lock = threading.RLock()  # a signal handler may commit or close in the middle of a poll
         self.deliveries = Deliveries(terms.max_bytes, ripening=terms.automatic)
+        self._harvesting = False
+        """The thread will come for what is ripe."""
         self._leases: dict[Key, Lease] = {}
         self._opened: set[Key] = set()
         """Partitions of which nothing was acknowledged yet since they came."""
@@ -110,6 +112,11 @@ class Follower:
 
     # ------------------------------------------------------------------------------------------------ what comes back
 
+    def outruns(self, key: Key, offset: int) -> bool:
+        """Whether a record is further than it was said before."""
+        lease = self._leases.get(key)
+        return lease is None or offset >= lease.upto
+
     def outrun(self, handed_out: Mapping[Key, tuple[int, int]]) -> list[Key]:
         """Partitions that were handed out further than was said before: it is said now, and has to be acknowledged.
 
@@ -159,13 +166,15 @@ class Follower:
         """The application asks for more: what a client commits by itself is received."""
         if self.terms.automatic and not self.terms.explicit:
             with self.lock:
-                if self.deliveries.ripen():
+                if self.deliveries.ripen() and not self._harvesting:
+                    self._harvesting = True
                     self.reporter.call_soon(self.harvest, HARVEST_S)
 
     def harvest(self) -> None:
         """Report what is ripe."""
         try:
             with self.lock:
+                self._harvesting = False
                 self._tell(self.deliveries.take_ripe())
                 for key, lease in self._leases.items():
                     if lease.renew(self.deliveries.stop(key), self.reporter.leased(key) or 0):
@@ -195,7 +204,7 @@ class Follower:
                 self.owned.discard(key)
 
     def strangers(self, keys: Iterable[Key]) -> list[Key]:
-        """Those of which it was not read yet what the last owner's commit carried."""
+        """If it was not read yet of one of them what the last owner's commit carried: all of which it was not, for one reading."""
         if not self._strangers:
             return []
         now = time.monotonic()
@@ -207,7 +216,7 @@ class Follower:
                 self.complaints.say(
                     "inherit", f"gapstream sidecar: it was not to be read in time what the last owner's commits carried of {late}"
                 )
-            return [key for key in keys if key in self._strangers]
+            return list(self._strangers) if any(key in self._strangers for key in keys) else []
 
     def inherit(self, key: Key, offset: int, metadata: str | None) -> None:
         """The group's committed offset and its metadata: what the last owner said and may not have sent is reported."""

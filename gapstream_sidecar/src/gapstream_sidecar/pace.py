@@ -31,6 +31,11 @@ class Pace:
         fast = self._skipped - (BURST - 1) * SKIPPED_S
         return fast if self.skipped else max(fast, self._in_order - (BURST - 1) * IN_ORDER_S)
 
+    def rested(self, now: float) -> bool:
+        """Whether there is more than one to spare: then nobody is in such a hurry that waiting for it would cost him much."""
+        fast = self._skipped - (BURST - 1.5) * SKIPPED_S < now
+        return fast and (self.skipped or self._in_order - (BURST - 1.5) * IN_ORDER_S < now)
+
     def sent(self, now: float, *, more: bool) -> None:
         """One is sent; ``more``: others wait behind it, so they repeat or follow a full one."""
         self._skipped = max(self._skipped, now) + SKIPPED_S

@@ -174,7 +174,8 @@ class Reporter:
     def settle(self, keys: Iterable[Key] | None, timeout: float, forced: Collection[Key] | None = ()) -> bool:
         """Send what is queued for these partitions (None: for all), as far as it is their turn, and wait for the acknowledgements.
 
-        ``forced``: partitions whose turn it always is (None: all). Returns whether everything is acknowledged. A partition whose last
+        ``forced``: partitions whose turn it always is (None: all). For the others nobody waits while commits follow each other
+        closely: what is not acknowledged travels with them, and a wait for each partition once a second would add up. Returns whether everything is acknowledged. A partition whose last
         acknowledgement did not come in time is not waited for until one comes: a topic that does not exist yet must not
         slow down every commit.
         """
@@ -202,6 +203,7 @@ class Reporter:
             found = [outbox.partitions.get(one) for one in (key, *related)]
             states = [one for one in found if one is not None and not one.idle and not one.unknown]
             if not states and not parked:
+                self._texts.pop(key, None)
                 return None
             plain = len(states) == 1 and states[0].key == key and not parked and states[0].ends_at(offset)
             if plain:
@@ -358,14 +360,18 @@ class Reporter:
             return states, awaited
         self._ensure_running()
         now = self._clock()
+        sent = self._sent
         for state in states:
-            if not (forced is None or state.key in forced or state.pace.allowed_at() <= now):
+            must = forced is None or state.key in forced
+            if not (must or state.pace.allowed_at() <= now):
                 continue
+            waits = must or state.pace.rested(now)
             state.urgent = state.serial
             self._send(state)
-            if not state.slow and state.held_until <= now:
+            if waits and not state.slow and state.held_until <= now:
                 awaited.append((state, state.serial))
-        self._changed.notify_all()
+        if self._sent != sent:  # or the thread would come for nothing, and take the interpreter from the application
+            self._changed.notify_all()
         return states, awaited
 
     def _await(self, awaited: Awaited, timeout: float) -> bool:

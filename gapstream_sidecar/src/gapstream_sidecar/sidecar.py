@@ -16,6 +16,7 @@ from gapstream_sidecar.clientconf import known
 from gapstream_sidecar.complaints import Complaints
 from gapstream_sidecar.consumer import ConsumerFollower, WrappedConsumer
 from gapstream_sidecar.errors import ConfigurationError, UnsupportedError
+from gapstream_sidecar.faustapp import NEEDED, Attachment
 from gapstream_sidecar.follower import Terms
 from gapstream_sidecar.outbox import QUARANTINED
 from gapstream_sidecar.producer import Transaction, WrappedProducer
@@ -135,6 +136,16 @@ class Sidecar:
         for follower in self._followers:
             follower.in_transactions = True
         return WrappedProducer(Transaction(producer, lambda: () if self._explicit else list(self._followers), self._reporter.fault))
+
+    def attach(self, app: Any) -> None:
+        """Report the events that a Faust application acknowledges; call it before the application starts.
+
+        Raises UnsupportedError for what is no Faust application.
+        """
+        kind = type(app)
+        if not all(hasattr(app, name) for name in NEEDED):
+            raise UnsupportedError(f"{kind.__module__}.{kind.__qualname__} is no Faust application: hand a faust.App to attach().")
+        Attachment(app, self._reporter, self._complaints, self._terms(automatic=False))
 
     def _terms(self, *, automatic: bool) -> Terms:
         return Terms(self._explicit, self._observe_before_commit, self._max_backlog_bytes, automatic, self._tail)
