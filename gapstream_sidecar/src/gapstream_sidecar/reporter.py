@@ -175,8 +175,9 @@ class Reporter:
         """Send what is queued for these partitions (None: for all), as far as it is their turn, and wait for the acknowledgements.
 
         ``forced``: partitions whose turn it always is (None: all). For the others nobody waits while commits follow each other
-        closely: what is not acknowledged travels with them, and a wait for each partition once a second would add up. Returns whether everything is acknowledged. A partition whose last
-        acknowledgement did not come in time is not waited for until one comes: a topic that does not exist yet must not
+        closely: what is not acknowledged travels with them, and a wait for each partition once a second would add up.
+        Returns whether everything is acknowledged. A partition whose last acknowledgement did not come in time is not
+        waited for until one comes: a topic that does not exist yet must not
         slow down every commit.
         """
         with self._changed:
