@@ -269,6 +269,9 @@ class Thread(faust_aiokafka.AIOKafkaConsumerThread):
         return cast(GroupedAssignor, self._assignor).amiss(changelogs)
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        subscription = self._ensure_consumer()._subscription.subscription
+        if subscription is None or subscription.assignment is None:
+            return False  # subscribed anew, and not assigned yet: aiokafka would take a commit for a defect, and Faust would crash
         try:
             async with asyncio.timeout(COMMIT_SECONDS):
                 return await super()._commit(offsets)

@@ -620,6 +620,23 @@ async def test_a_commit_that_never_succeeds_is_given_up(bench: Bench, monkeypatc
     assert not await bench.thread._commit({LOG: 20})
 
 
+async def test_nothing_is_committed_between_a_subscription_and_its_assignment(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Partitions are handed over while a topic that came late is subscribed to: aiokafka refuses all commits then."""
+    asked: list[Mapping[TP, int]] = []
+
+    async def commit(self: Any, offsets: Mapping[TP, int]) -> bool:
+        asked.append(offsets)
+        return True
+
+    monkeypatch.setattr(faust_aiokafka.AIOKafkaConsumerThread, "_commit", commit)
+    subscribed_anew = SimpleNamespace(subscription=SimpleNamespace(assignment=None))
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(type(bench.kafka), "_subscription", subscribed_anew)
+        assert not await bench.thread._commit({LOG: 20})
+    assert await bench.thread._commit({LOG: 20})
+    assert asked == [{LOG: 20}]
+
+
 async def test_topics_are_not_made_by_faust(bench: Bench) -> None:
     await bench.consumer.create_topic("orders", 1, 1)
     producer = cast(driver.Producer, bench.app.producer)
