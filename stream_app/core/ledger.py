@@ -89,8 +89,9 @@ class Ledger:
     """Observations below this offset of theirs are taken only if they name the topic id: the topic was re-created about then."""
     reborn: bool = False
     """Whether the topic was re-created since it was first seen."""
-    mirrored: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """By partition of a topic of copies that is this partition's to read: where it is read on, and the sequence of the next report."""
+    mirrored: dict[str, tuple[int, int, bytes]] = field(default_factory=dict)
+    """By partition of a topic of copies that is this partition's to read: where it is read on, the sequence of the next report, and
+    the topic's id."""
     partitions: int = 0
     """How many partitions the topic had when this one was first seen; 0: not known."""
     epoch: int = 0
@@ -288,6 +289,7 @@ class Ledger:
         if sink is None or sink.policy.configured or name == LOG_SINK:
             return False
         del self.sinks[name]
+        self.mirrored = {key: at for key, at in self.mirrored.items() if not key.startswith(f"{name}/topic:")}
         self.epoch += 1
         if sink.sequence:
             self.dropped[name] = sink.sequence
@@ -336,6 +338,20 @@ class Ledger:
         sink = self.sinks.get(name)
         if sink is not None:
             sink.checks.note(check, failure, now_ms)
+
+    def awaits_copies(self, name: str, at_ms: int) -> bool:
+        """Whether it matters for this sink that its copies were read as of this time: something is to be judged, or waits for it."""
+        sink = self.sinks.get(name)
+        if sink is None or not sink.policy.mirrored or sink.stands_at is None or at_ms <= (sink.copied_ms or 0):
+            return False
+        at, read = sink.stands_at, self.log.read
+        return sink.settled is None or sink.settled < min(at, read) or self.log.has_record(at, read)
+
+    def copies_read(self, name: str, at_ms: int) -> None:
+        """What was copied before this time (worker's clock) was read, and what that says was folded."""
+        sink = self.sinks.get(name)
+        if sink is not None:
+            sink.copied_ms = max(at_ms, sink.copied_ms or 0)
 
     def heard_to_end(self, at_ms: int) -> None:
         """The observations were read to their end as it was at this time (worker's clock)."""
@@ -533,9 +549,12 @@ class Ledger:
         sink.told_duplicates_ms = now_ms
 
     def _tell_stall(self, sink: SinkState, now_ms: int) -> None:
-        if self.heard_ms is None:
+        heard_ms = self.heard_ms
+        if heard_ms is not None and sink.policy.mirrored:  # copies that nobody could read don't stand still
+            heard_ms = None if sink.copied_ms is None else min(sink.copied_ms, heard_ms)
+        if heard_ms is None:
             return
-        why = stall.why_stalled(self.log, sink, self.lag(sink) if sink.horizon is not None else None, self.heard_ms)
+        why = stall.why_stalled(self.log, sink, self.lag(sink) if sink.horizon is not None else None, heard_ms)
         if why is not None and not sink.stalled:
             self._tell(EventType.SINK_STALLED, sink, now_ms, reason=why)
         elif sink.stalled and why is None:

@@ -275,6 +275,8 @@ class StatusRecord(msgspec.Struct, kw_only=True, tag_field="kind", tag="partitio
     partition: int
     worker: str
     rows: list[Row]
+    copied: dict[str, int] = msgspec.field(default_factory=dict)
+    """How far partitions of topics of copies were read and written down: ``<sink>/topic:<topic>/<partition>@<topic id>`` -> offset."""
 
 
 class GapsRecord(msgspec.Struct, kw_only=True, tag_field="kind", tag="gaps"):

@@ -45,6 +45,9 @@ class Policy:
     group commits past them, not by time."""
     inferred: bool = False
     """What the sink received is known by the commits of its group alone."""
+    mirrored: bool = False
+    """What it received is read from topics of copies, whose partitions are read side by side by several workers: nothing is missing
+    before all of them were read to an end of later than ``grace``."""
     checks: tuple[str, ...] = ()
     """Names of what is asked of the sink beside its observations: where one fails for long enough, the sink is unknown."""
 
@@ -120,6 +123,8 @@ class SinkState:
     """Without a horizon: from this offset on the sink is awaited here, since it is heard of in other partitions."""
     stalled: bool = False
     checks: Checks = field(default_factory=Checks)
+    copied_ms: int | None = None
+    """Of a mirrored sink: what was copied before this time, by this worker's clock, was read and is folded. Not kept."""
     silent_ms: int | None = None
     """Of a sink that stands in no configuration: when it left or was last heard of, by the worker's clock of then."""
     complete_ms: int | None = None
@@ -366,11 +371,13 @@ class SinkState:
         was frozen judges nothing before it has read what it missed.
         """
         grace = self.policy.grace_ms
+        mirrored, copied_ms = self.policy.mirrored, self.copied_ms
         found = None
         for sample in self.samples:
             by_broker = broker_ms is not None and sample.broker_ms + grace <= broker_ms
             by_worker = heard_ms is not None and sample.worker_ms + grace <= heard_ms
-            if by_broker or by_worker:
+            copied = not mirrored or (copied_ms is not None and sample.worker_ms + grace <= copied_ms)
+            if copied and (by_broker or by_worker):
                 found = sample
         return found
 

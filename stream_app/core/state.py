@@ -71,7 +71,7 @@ class Head(msgspec.Struct, array_like=True):
     partitions: Count
     unnamed_to: Offset
     reborn: bool
-    mirrored: dict[str, tuple[Offset, Count]]
+    mirrored: dict[str, tuple[Offset, Count, bytes]]
     dropped: dict[str, Count]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from stream_app.kafka.protocol import EARLIEST, Api, Isolation, is_flexible
+from stream_app.kafka.protocol import Api, Isolation, is_flexible
 from stream_app.kafka.wire import Cursor, Writer
 
 Partition = tuple[str, int]
@@ -68,11 +68,11 @@ def decode_offset_fetch(cursor: Cursor, version: int) -> tuple[int, dict[Partiti
     return cursor.int16(), found
 
 
-def encode_log_starts(version: int, partitions: Mapping[str, Mapping[int, int]]) -> bytes:
-    """ListOffsets v2 to v7: the starts of several logs of one leader; by topic, number to leader epoch."""
+def encode_offsets_of(version: int, partitions: Mapping[str, Mapping[int, int]], timestamp: int, isolation: Isolation) -> bytes:
+    """ListOffsets v2 to v7: the starts or ends of several logs of one leader; by topic, number to leader epoch."""
     out = Writer(flexible=is_flexible(Api.LIST_OFFSETS, version))
     out.int32(-1)
-    out.int8(Isolation.READ_UNCOMMITTED.level)
+    out.int8(isolation.level)
     out.array(len(partitions))
     for topic, epochs in partitions.items():
         out.string(topic)
@@ -81,15 +81,15 @@ def encode_log_starts(version: int, partitions: Mapping[str, Mapping[int, int]])
             out.int32(number)
             if version >= 4:
                 out.int32(epoch)
-            out.int64(EARLIEST)
+            out.int64(timestamp)
             out.tags()
         out.tags()
     out.tags()
     return out.written()
 
 
-def decode_log_starts(cursor: Cursor, version: int) -> dict[Partition, tuple[int, int]]:
-    """Per partition its error code and its log's start."""
+def decode_offsets_of(cursor: Cursor, version: int) -> dict[Partition, tuple[int, int]]:
+    """Per partition its error code and the offset."""
     cursor.int32()
     found: dict[Partition, tuple[int, int]] = {}
     for _ in cursor.array():

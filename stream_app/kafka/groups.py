@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from stream_app.kafka.cluster import Cluster, refusal, topic_of
+from stream_app.kafka.cluster import Cluster, refusal
 from stream_app.kafka.connection import KafkaSettings
 from stream_app.kafka.failures import BrokerError, KafkaError, MalformedError, RefusedError, UnreachableError
 from stream_app.kafka.group_protocol import (
     Partition,
     decode_find_coordinator,
-    decode_log_starts,
     decode_offset_fetch,
     encode_find_coordinator,
-    encode_log_starts,
     encode_offset_fetch,
 )
-from stream_app.kafka.protocol import Api, ErrorCode
+from stream_app.kafka.protocol import EARLIEST, Api, ErrorCode, Isolation
 
 _ELSEWHERE = frozenset({ErrorCode.COORDINATOR_NOT_AVAILABLE, ErrorCode.NOT_COORDINATOR})
 """The group is another broker's: find out whose."""
@@ -92,27 +90,7 @@ class Groups:
         Raises:
             KafkaError: not told of all of them.
         """
-        info = await self._cluster.metadata(sorted({topic for topic, _ in partitions}))
-        by_leader: dict[int, dict[str, dict[int, int]]] = {}
-        for topic, number in partitions:
-            known = topic_of(info, topic)
-            leader = known.leaders.get(number)
-            if leader is None or leader.node < 0:
-                raise refusal(known.error or ErrorCode.LEADER_NOT_AVAILABLE, f"name the leader of {topic}/{number}")
-            by_leader.setdefault(leader.node, {}).setdefault(topic, {})[number] = leader.epoch
-        found: dict[Partition, int] = {}
-        for node, wanted in by_leader.items():
-            connection = await self._cluster.connection(node)
-            version = connection.version(Api.LIST_OFFSETS)
-            answer = await connection.call(Api.LIST_OFFSETS, version, encode_log_starts(version, wanted))
-            for (topic, number), (code, start) in decode_log_starts(answer, version).items():
-                if code != ErrorCode.NONE:
-                    raise refusal(code, f"tell where {topic}/{number} starts")
-                found[topic, number] = start
-        if lacking := sorted(set(partitions) - set(found)):
-            topic, number = lacking[0]
-            raise MalformedError(f"an answer about where logs start lacks {topic}/{number}; is this a Kafka broker?")
-        return found
+        return await self._cluster.offsets_of(partitions, EARLIEST, Isolation.READ_UNCOMMITTED)
 
 
 def _by_topic(partitions: Iterable[Partition]) -> dict[str, list[int]]:

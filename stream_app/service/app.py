@@ -264,7 +264,7 @@ def create_app(config: Config, existing: Iterable[str] = ()) -> GapstreamApp:
     rules = {topic: one.rules for topic, one in plan.topics.items()}
     app.owners = OwnedPartitions(reader, app.topic_names, rules, app.kafka_connection, clock_ms)
     mirrors = {
-        topic: [Mirror(copy.sink, copy.status, copy.reason, CopyReader(copy.where)) for copy in one.copies]
+        topic: [Mirror(copy.sink, copy.status, copy.reason, CopyReader(copy.where, clock_ms)) for copy in one.copies]
         for topic, one in plan.topics.items()
     }
     copies = [mirror.reader for each in mirrors.values() for mirror in each]
@@ -307,7 +307,7 @@ def _wire_owners(
         app.tables.recovery.revoke(TP(app.topic_names[topic].changelog, partition))
 
     readings = {topic: one.reading for topic, one in plan.topics.items()}
-    port = KafkaPort(plan.reader, reader, topics, app.topic_names, readings, clock_ms, seek, app.view.rows_of)
+    port = KafkaPort(plan.reader, reader, topics, app.topic_names, readings, clock_ms, seek, app.view.rows_of, app.view.copied_of)
 
     def wire(cluster_id: str) -> None:
         context = Context(plan.app_id, plan.instance, cluster_id, port, app.telemetry, clock_ms, mirrors, app.owners.lost)

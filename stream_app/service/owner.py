@@ -25,7 +25,7 @@ from stream_app.kafka.trouble import Trouble, TroubleKind
 from stream_app.kafka.writer import FencedWriter, OutRecord, WriterLost
 from stream_app.service.context import Context, Store, TopicFacts, TopicRules, Unavailable
 from stream_app.service.holes import seen_again
-from stream_app.service.mirrors import collect, leave
+from stream_app.service.mirrors import Mirrors
 from stream_app.service.status import StatusPages
 from stream_app.sinks.observation import Rejected, RejectReason, encode, parse
 from stream_app.sinks.order import parse_drop
@@ -50,7 +50,7 @@ class PartitionOwner:
         """Made at assignment; nothing happens before :meth:`fence`."""
         self.context, self.names, self.partition, self.rules = context, names, partition, rules
         self.topic = names.watched
-        self._mirrors = context.mirrors.get(names.watched, ())
+        self._mirrors = Mirrors(context, names, partition)
         self.trouble: str | None = "state is being recovered"
         """Why this partition is not worked on; None when it is."""
         self.flushed_read: int | None = None
@@ -112,7 +112,7 @@ class PartitionOwner:
 
     def _forget(self, trouble: str) -> None:
         if self._ledger is not None:
-            leave(self.partition, self._ledger, self._mirrors)
+            self._mirrors.leave(self._ledger)
         self._ledger = None
         self.rows, self.clean_end_read_ms = [], None
         self.flushed_read = self.flushed_observed = None
@@ -321,7 +321,8 @@ class PartitionOwner:
     async def _read_copies(self) -> None:
         """What topics of copies said, to be written with the ledger that notes how far they were read."""
         if self._ledger is not None:
-            await collect(self.context.port, self.names, self.partition, self._ledger, self._mirrors, self._said)
+            await self._mirrors.collect(self._ledger, self._said)
+            await self._mirrors.follow(self._ledger)
 
     def _hear_of_sinks(self) -> None:
         """What this partition can't know by itself: whether a sink that never touched it is alive in others."""

@@ -20,6 +20,7 @@ from stream_app.kafka.protocol import Isolation
 from stream_app.kafka.topics import InternalTopics
 from stream_app.service.context import TopicRules
 from stream_app.service.groups import GROUP_CHECK
+from stream_app.service.mirrors import COPIES_CHECK, LETTERS_CHECK
 from stream_app.service.port import Reading
 from stream_app.sinks.copies import SourceHeaders
 
@@ -100,8 +101,16 @@ def _policy(name: str, sink: Sink, tell_duplicates: bool) -> Policy:
         tell_duplicates=tell_duplicates,
         group=sink.group,
         inferred=isinstance(sink, GroupSink),
-        checks=() if sink.group is None else (GROUP_CHECK,),
+        mirrored=isinstance(sink, TopicSink),
+        checks=_checks(sink),
     )
+
+
+def _checks(sink: Sink) -> tuple[str, ...]:
+    found: tuple[str, ...] = () if sink.group is None else (GROUP_CHECK,)
+    if isinstance(sink, TopicSink):
+        found += (COPIES_CHECK,) if sink.quarantine is None else (COPIES_CHECK, LETTERS_CHECK)
+    return found
 
 
 def _topic(topic: Topic, config: Config, clients: KafkaClients) -> TopicPlan:
@@ -125,10 +134,11 @@ def _topic(topic: Topic, config: Config, clients: KafkaClients) -> TopicPlan:
 
 def _copies(name: str, sink: TopicSink, clients: KafkaClients) -> Iterator[CopyPlan]:
     """The sink's topic, and where it sets aside what it could not take; both on the same cluster."""
-    conf = (KafkaClients(sink.kafka) if sink.kafka else clients).confluent()
-    yield CopyPlan(name, Status.RECEIVED, None, CopyTopic(sink.topic, _headers(sink.headers), conf))
+    own = KafkaClients(sink.kafka) if sink.kafka else clients
+    conf, settings = own.confluent(), own.reader()
+    yield CopyPlan(name, Status.RECEIVED, None, CopyTopic(sink.topic, _headers(sink.headers), conf, settings))
     if sink.quarantine is not None:
-        where = CopyTopic(sink.quarantine.topic, _headers(sink.quarantine.headers), conf)
+        where = CopyTopic(sink.quarantine.topic, _headers(sink.quarantine.headers), conf, settings)
         yield CopyPlan(name, Status.QUARANTINED, f"in {sink.quarantine.topic}", where)
 
 

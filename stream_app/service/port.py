@@ -47,9 +47,11 @@ class KafkaPort:
         clock_ms: Callable[[], int],
         seek: Callable[[TP, int], Awaitable[None]],
         rows: Callable[[str], list[Row] | None],
+        copied: Callable[[str], Mapping[str, int]],
     ) -> None:
-        """``seek``: the driver's way to position the observations. ``rows``: what all workers flushed of a topic; None: not known yet."""
-        self._rows = rows
+        """``seek``: the driver's way to position the observations. ``rows``: what all workers flushed of a topic; None: not known yet.
+        ``copied``: how far they read its copies."""
+        self._rows, self.copied = rows, copied
         self._settings, self._reader, self._topics, self._names, self._readings = settings, reader, topics, names, readings
         self._clock_ms, self._seek = clock_ms, seek
         self._configs: dict[str, tuple[int, asyncio.Future[TopicConfig] | None]] = {}

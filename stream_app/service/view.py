@@ -102,6 +102,10 @@ class StatusView:
         """What was flushed of a topic; None while the status topic is not read to its end."""
         return [row for held in self._partitions.get(topic, {}).values() for row in held.rows] if self._loaded else None
 
+    def copied_of(self, topic: str) -> dict[str, int]:
+        """How far the copies of a topic were read and written down, as far as the workers have said."""
+        return {key: position for held in self._partitions.get(topic, {}).values() for key, position in held.copied.items()}
+
     # -- in ------------------------------------------------------------------------------------------------------
 
     def apply(self, key: bytes, value: bytes | None) -> None:

@@ -83,7 +83,7 @@ def rich() -> Rig:
     rig.sink("first").checks.unknown["group"] = "it does not answer"
     rig.observe((99, 100), sink="stranger")
     ledger.dropped["gone"] = 17
-    ledger.partitions, ledger.unnamed_to, ledger.reborn, ledger.mirrored = 3, 2, True, {"s/topic:t/0": (7, 9)}
+    ledger.partitions, ledger.unnamed_to, ledger.reborn, ledger.mirrored = 3, 2, True, {"s/topic:t/0": (7, 9, bytes(16))}
     return rig
 
 

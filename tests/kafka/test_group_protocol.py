@@ -8,13 +8,13 @@ import pytest
 
 from stream_app.kafka.group_protocol import (
     decode_find_coordinator,
-    decode_log_starts,
     decode_offset_fetch,
+    decode_offsets_of,
     encode_find_coordinator,
-    encode_log_starts,
     encode_offset_fetch,
+    encode_offsets_of,
 )
-from stream_app.kafka.protocol import SUPPORTED, Api, open_answer
+from stream_app.kafka.protocol import EARLIEST, SUPPORTED, Api, Isolation, open_answer
 from stream_app.kafka.wire import Cursor
 from tests.support.kafka_messages import Message
 
@@ -58,7 +58,7 @@ def test_offset_fetch(version: int) -> None:
 
 @pytest.mark.parametrize("version", versions(Api.LIST_OFFSETS))
 def test_starts_of_several_logs(version: int) -> None:
-    raw = encode_log_starts(version, {"orders": {0: 5, 3: -1}, "sales": {1: 2}})
+    raw = encode_offsets_of(version, {"orders": {0: 5, 3: -1}, "sales": {1: 2}}, EARLIEST, Isolation.READ_UNCOMMITTED)
     asked = Message("ListOffsetsRequest").decode(version, raw)
     assert (asked["ReplicaId"], asked["IsolationLevel"]) == (-1, 0)
     epochs = {
@@ -68,5 +68,5 @@ def test_starts_of_several_logs(version: int) -> None:
     assert {one["Timestamp"] for topic in asked["Topics"] for one in topic["Partitions"]} == {-2}
     partitions = [{"PartitionIndex": 0, "Offset": 2**40}, {"PartitionIndex": 3, "ErrorCode": 6, "Offset": -1}]
     told = {"Topics": [{"Name": "orders", "Partitions": partitions}, {"Name": "sales", "Partitions": [{"PartitionIndex": 1, "Offset": 7}]}]}
-    found = decode_log_starts(answer(Api.LIST_OFFSETS, "ListOffsets", version, told), version)
+    found = decode_offsets_of(answer(Api.LIST_OFFSETS, "ListOffsets", version, told), version)
     assert found == {("orders", 0): (0, 2**40), ("orders", 3): (6, -1), ("sales", 1): (0, 7)}

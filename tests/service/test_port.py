@@ -89,9 +89,8 @@ def world() -> World:
 @pytest.fixture
 def port(world: World, clock: Clock) -> KafkaPort:
     readings = {"orders": Reading(Isolation.READ_UNCOMMITTED, False)}
-    return KafkaPort(
-        SETTINGS, cast(LogReader, world), cast(Topics, world), {"orders": NAMES}, readings, clock, world.seek, lambda topic: world.rows
-    )
+    reader, topics, names = cast(LogReader, world), cast(Topics, world), {"orders": NAMES}
+    return KafkaPort(SETTINGS, reader, topics, names, readings, clock, world.seek, lambda topic: world.rows, lambda topic: {})
 
 
 async def test_facts(port: KafkaPort, world: World) -> None:

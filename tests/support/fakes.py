@@ -75,6 +75,8 @@ class ScriptedPort:
     """Partitions that the topic had at first sight."""
     heard: frozenset[str] = frozenset()
     """Sinks that are heard of in some partition."""
+    copies: dict[str, int] = field(default_factory=dict)
+    """How far copies were read."""
     looking: Callable[[Runs], Look | BaseException] = all_there
     failing: dict[str, int] = field(default_factory=dict)
     journal: list[tuple[Any, ...]] = field(default_factory=list)
@@ -111,6 +113,10 @@ class ScriptedPort:
     def heard_sinks(self, topic: str, topic_id: bytes) -> frozenset[str]:
         """As scripted."""
         return self.heard
+
+    def copied(self, topic: str) -> dict[str, int]:
+        """As scripted."""
+        return self.copies
 
     async def ends(self, topic: str, partition: int) -> LogEnds:
         """As scripted."""
