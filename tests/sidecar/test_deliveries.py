@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gapstream_sidecar.deliveries import REPLAYS_MAX, Asked, Deliveries, Key, Replay
@@ -180,7 +180,13 @@ steps = st.lists(
 )
 
 
+COMES_AND_GOES: list[tuple[str, list[tuple[Key, int]]]] = [
+    (step, [(KEY, 5)]) for step in ("consume", "go", "come", "go", "poll", "come", "commit", "poll", "commit")
+]
+
+
 @given(steps)
+@example(COMES_AND_GOES)
 @settings(max_examples=300)
 def test_against_plain_sets(script: list[tuple[str, list[tuple[Key, int]]]]) -> None:
     deliveries, plain, gone = Deliveries(), dict[Key, set[int]](), set[Key]()
@@ -202,10 +208,11 @@ def test_against_plain_sets(script: list[tuple[str, list[tuple[Key, int]]]]) -> 
             deliveries.assigned([key])
             if key in gone:
                 gone.remove(key)
-                plain.pop(key)
+                plain[key] = set()
         else:
             expected = {one for one in plain.get(key, ()) if one < offset}
-            plain[key] = plain.get(key, set()) - expected
+            if key in plain:
+                plain[key] -= expected
             answer = covered(deliveries.ask({key: offset}))
             assert answer == ({key: list(RunList((one, one + 1) for one in expected))} if expected else {})
     assert set(deliveries.keys()) >= {key for key, offsets in plain.items() if offsets} - gone
