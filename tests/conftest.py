@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka.admin import AdminClient
@@ -28,7 +29,16 @@ def pytest_configure(config: pytest.Config) -> None:
     """Choose hypothesis' seed here, so that it is known and can be repeated; ``--hypothesis-seed`` wins."""
     if config.getoption("--hypothesis-seed") is None:
         config.option.hypothesis_seed = str(secrets.randbits(32))
-    config.stash[_LOGS] = Path(tempfile.gettempdir()) / f"gapstream-test-logs-{os.getpid()}"
+    if hasattr(config, "workerinput"):  # one of several processes: its logs are within those of the run
+        config.stash[_LOGS] = Path(config.workerinput["gapstream_logs"]) / config.workerinput["workerid"]
+    else:
+        config.stash[_LOGS] = Path(tempfile.gettempdir()) / f"gapstream-test-logs-{os.getpid()}"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a further process what it can't know."""
+    node.workerinput["gapstream_logs"] = str(node.config.stash[_LOGS])
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
