@@ -22,6 +22,10 @@ def rows(worker: Worker, topic: str) -> dict[int, dict[str, Any]]:
     return {row["partition"]: row for row in worker.get(f"/api/partitions?topic={topic}&sink=copy")["partitions"]}
 
 
+def events(rig: Rig) -> list[dict[str, Any]]:
+    return [json.loads(message.value() or b"") for message in rig.read(f"{rig.app_id}.alerts")]
+
+
 class Copier:
     """Copies what it is told to, as an application or Kafka Connect would."""
 
@@ -50,13 +54,20 @@ def mirrored(shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> tuple[Rig, C
     for partition in range(PARTITIONS):
         shared_kit.produce(topic, partition, RECORDS)
     sink = {"type": "topic", "topic": into, "quarantine": {"topic": letters, "headers": "connect"}, "grace": "500ms", "from": "earliest"}
-    rig = make_rig({topic: {"sinks": {"copy": sink}}}, app={"standby_replicas": 0})
+    rig = make_rig({topic: {"sinks": {"copy": sink}}}, app={"standby_replicas": 0, "unknown_after": "3s"})
     rig.worker().start().ready()
     return rig, Copier(rig.bootstrap, topic, into), letters
 
 
-def test_what_was_not_copied_is_missing_and_what_was_set_aside_is_explained(mirrored: tuple[Rig, Copier, str]) -> None:
+def test_a_topic_as_a_sink(mirrored: tuple[Rig, Copier, str], shared_kit: KafkaKit) -> None:
     rig, copier, letters = mirrored
+    what_was_not_copied_is_missing_and_what_was_set_aside_is_explained(rig, copier, letters)
+    restarts_repeat_nothing_and_leave_nothing_out(rig, copier, shared_kit)
+    copies_removed_unread_make_unobserved_never_missing(rig, copier, shared_kit)
+    a_topic_made_anew_is_read_from_its_beginning(rig, copier, shared_kit)
+
+
+def what_was_not_copied_is_missing_and_what_was_set_aside_is_explained(rig: Rig, copier: Copier, letters: str) -> None:
     worker = rig.workers[0]
     for partition in range(PARTITIONS):
         skipped = {5, 6, 50 + partition}
@@ -69,8 +80,7 @@ def test_what_was_not_copied_is_missing_and_what_was_set_aside_is_explained(mirr
     assert {partition: row["duplicates"] for partition, row in rows(worker, copier.topic).items()} == {0: 0, 1: 2, 2: 0}
 
 
-def test_a_restart_repeats_nothing_and_leaves_nothing_out(mirrored: tuple[Rig, Copier, str], shared_kit: KafkaKit) -> None:
-    rig, copier, _ = mirrored
+def restarts_repeat_nothing_and_leave_nothing_out(rig: Rig, copier: Copier, shared_kit: KafkaKit) -> None:
     worker = rig.workers[0]
     for turn in range(3):
         for partition in range(PARTITIONS):
@@ -90,11 +100,12 @@ def test_a_restart_repeats_nothing_and_leaves_nothing_out(mirrored: tuple[Rig, C
     said = [json.loads(message.value() or b"") for message in rig.read(f"{rig.app_id}.observations.{copier.topic}")]
     sequences = [(one["partition"], one["source"], one["sequence"]) for one in said]
     assert len(sequences) == len(set(sequences))
+    opened = [event for event in events(rig) if event["type"] == "gap.opened"]
+    assert {offset for event in opened for first, last in event["ranges"] for offset in range(first, last + 1)} == {5, 6, *lost}
     second.stop()
 
 
-def test_copies_removed_unread_make_unobserved_never_missing(mirrored: tuple[Rig, Copier, str], shared_kit: KafkaKit) -> None:
-    rig, copier, _ = mirrored
+def copies_removed_unread_make_unobserved_never_missing(rig: Rig, copier: Copier, shared_kit: KafkaKit) -> None:
     worker = rig.workers[0]
     before = listed(worker.get(f"/api/gaps?topic={copier.topic}"))
     assert worker.stop() == 0
@@ -112,6 +123,27 @@ def test_copies_removed_unread_make_unobserved_never_missing(mirrored: tuple[Rig
         lambda: all((row["explained"].get("unobserved") or 0) >= 20 for row in rows(worker, copier.topic).values()), "what is not known"
     )
     assert listed(worker.get(f"/api/gaps?topic={copier.topic}")).keys() <= before.keys()
+
+
+def a_topic_made_anew_is_read_from_its_beginning(rig: Rig, copier: Copier, shared_kit: KafkaKit) -> None:
+    worker, first = rig.workers[0], RECORDS + 90
+    shared_kit.delete_topics(copier.into)
+    eventually(lambda: all(row["state"] == "unknown" for row in rows(worker, copier.topic).values()), "it can't be read")
+    reason = f"topic {copier.into}: there is no such topic, or this principal may not describe it"
+    assert {row["reason"] for row in rows(worker, copier.topic).values()} == {reason}
+    before = {partition: row["duplicates"] for partition, row in rows(worker, copier.topic).items()}
+    shared_kit.make_topic(2, name=copier.into)
+    eventually(lambda: all(row["state"] != "unknown" for row in rows(worker, copier.topic).values()), "it is read again")
+    for partition in range(PARTITIONS):
+        shared_kit.produce(copier.topic, partition, 20)
+        copier.copy(partition, [offset for offset in range(first, first + 20) if offset != first + 11])
+    copier.copy(0, [first])
+    wanted = {(copier.topic, partition, "copy"): {first + 11} for partition in range(PARTITIONS)}
+    eventually(lambda: listed(worker.get(f"/api/gaps?topic={copier.topic}")) == wanted, "what was not copied into the new one")
+    assert {partition: row["duplicates"] for partition, row in rows(worker, copier.topic).items()} == before | {0: before[0] + 1}
+    told = [event["type"] for event in events(rig) if event["type"] in ("sink.unknown", "sink.known")]
+    assert (told.count("sink.unknown"), told.count("sink.known")) == (PARTITIONS, PARTITIONS)
+    assert worker.log.read_text().count("a topic of copies can't be read now") <= 2
 
 
 def test_a_topic_of_copies_on_another_cluster_that_is_away_is_waited_for(shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> None:
