@@ -245,10 +245,10 @@ class StatusView:
         return self._why_row_unknown(row, now_ms, row.heard or self.heard(row.topic, row.sink))
 
     def _why_row_unknown(self, row: Row, now_ms: int, heard: bool) -> str | None:
-        if not (row.heard or row.sink == LOG or heard):
-            return NEVER_HEARD
         if row.unknown is not None:
             return row.unknown
+        if not (row.heard or row.sink == LOG or heard):
+            return NEVER_HEARD
         end_read_ms = self._end_read_ms(row)
         if end_read_ms is not None and now_ms - end_read_ms > self._unknown_after_ms:
             return f"the end of the log was last read at {rfc3339(end_read_ms)}"
@@ -346,7 +346,7 @@ class StatusView:
             "type": LOG if sink == LOG else self._config.get(topic, {}).get(sink),
             "configured": sink == LOG or (any(row.configured for row in rows) if rows else True),
             "state": state,
-            "reason": NEVER_HEARD if never else _common_reason(state, judged),
+            "reason": NEVER_HEARD if never and not any(j.row and j.row.unknown for j in judged) else _common_reason(state, judged),
             "partitions": partitions or len(judged) or None,
             "partitions_with_gaps": _sum(None if row.gaps is None else int(row.gaps > 0) for row in rows),
             "missing": _sum(row.missing for row in rows),

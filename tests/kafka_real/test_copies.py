@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +25,10 @@ def events(rig: Rig) -> list[dict[str, Any]]:
     return [json.loads(message.value() or b"") for message in rig.read(f"{rig.app_id}.alerts")]
 
 
+def checked(rig: Rig) -> list[dict[str, Any]]:
+    return [event for event in events(rig) if event["sink"] == "copy" and event["type"] in ("sink.unknown", "sink.known")]
+
+
 class Copier:
     """Copies what it is told to, as an application or Kafka Connect would."""
 
@@ -33,10 +36,13 @@ class Copier:
         self._producer = Producer({"bootstrap.servers": bootstrap, "log_level": 2})
         self.topic, self.into = topic, into
 
+    def headers(self, partition: int, offset: int, *, big_endian: bool = False) -> Headers:
+        numbers = [struct.pack(">q", number) if big_endian else str(number).encode() for number in (partition, offset)]
+        return [("source.topic", self.topic), ("source.partition", numbers[0]), ("source.offset", numbers[1])]
+
     def copy(self, partition: int, offsets: list[int], *, big_endian: bool = False) -> None:
         for offset in offsets:
-            numbers = [struct.pack(">q", number) if big_endian else str(number).encode() for number in (partition, offset)]
-            headers: Headers = [("source.topic", self.topic), ("source.partition", numbers[0]), ("source.offset", numbers[1])]
+            headers = self.headers(partition, offset, big_endian=big_endian)
             self._producer.produce(self.into, b"copy", partition=offset % 2, headers=headers)
         assert self._producer.flush(20) == 0
 
@@ -54,7 +60,11 @@ def mirrored(shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> tuple[Rig, C
     for partition in range(PARTITIONS):
         shared_kit.produce(topic, partition, RECORDS)
     sink = {"type": "topic", "topic": into, "quarantine": {"topic": letters, "headers": "connect"}, "grace": "500ms", "from": "earliest"}
-    rig = make_rig({topic: {"sinks": {"copy": sink}}}, app={"standby_replicas": 0, "unknown_after": "3s"})
+    remote, away = shared_kit.make_topic(1), {"type": "topic", "topic": "orders", "kafka": {"bootstrap.servers": "127.0.0.1:1"}}
+    shared_kit.produce(remote, 0, 5)
+    rig = make_rig(
+        {topic: {"sinks": {"copy": sink}}, remote: {"sinks": {"remote": away}}}, app={"standby_replicas": 0, "unknown_after": "3s"}
+    )
     rig.worker().start().ready()
     return rig, Copier(rig.bootstrap, topic, into), letters
 
@@ -127,6 +137,8 @@ def copies_removed_unread_make_unobserved_never_missing(rig: Rig, copier: Copier
 
 def a_topic_made_anew_is_read_from_its_beginning(rig: Rig, copier: Copier, shared_kit: KafkaKit) -> None:
     worker, first = rig.workers[0], RECORDS + 90
+    eventually(lambda: all(row["state"] != "unknown" for row in rows(worker, copier.topic).values()), "all is well")
+    told_before = len(checked(rig))
     shared_kit.delete_topics(copier.into)
     eventually(lambda: all(row["state"] == "unknown" for row in rows(worker, copier.topic).values()), "it can't be read")
     reason = f"topic {copier.into}: there is no such topic, or this principal may not describe it"
@@ -141,17 +153,29 @@ def a_topic_made_anew_is_read_from_its_beginning(rig: Rig, copier: Copier, share
     wanted = {(copier.topic, partition, "copy"): {first + 11} for partition in range(PARTITIONS)}
     eventually(lambda: listed(worker.get(f"/api/gaps?topic={copier.topic}")) == wanted, "what was not copied into the new one")
     assert {partition: row["duplicates"] for partition, row in rows(worker, copier.topic).items()} == before | {0: before[0] + 1}
-    told = [event["type"] for event in events(rig) if event["type"] in ("sink.unknown", "sink.known")]
+    shared_kit.add_partitions(copier.into, 3)
+    producer = shared_kit.transactional_producer()
+    producer.begin_transaction()
+    shared_kit.produce(copier.topic, 0, 10)
+    for offset in range(first + 20, first + 30):
+        if offset != first + 24:
+            producer.produce(copier.into, b"copy", partition=2, headers=copier.headers(0, offset))
+    producer.commit_transaction(20)
+    wanted[copier.topic, 0, "copy"].add(first + 24)
+    eventually(lambda: listed(worker.get(f"/api/gaps?topic={copier.topic}")) == wanted, "what is not in the added partition either")
+
+    told = [event["type"] for event in checked(rig)[told_before:]]
     assert (told.count("sink.unknown"), told.count("sink.known")) == (PARTITIONS, PARTITIONS)
-    assert worker.log.read_text().count("a topic of copies can't be read now") <= 2
+    lines = [line for line in worker.log.read_text().splitlines() if "a topic of copies can't be read now" in line and copier.into in line]
+    assert 1 <= len(lines) <= 2, "once a minute"
 
 
-def test_a_topic_of_copies_on_another_cluster_that_is_away_is_waited_for(shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> None:
-    topic = shared_kit.make_topic(1)
-    shared_kit.produce(topic, 0, 5)
-    sink = {"type": "topic", "topic": f"away-{uuid.uuid4().hex[:6]}", "kafka": {"bootstrap.servers": "127.0.0.1:1"}}
-    rig = make_rig({topic: {"sinks": {"copy": sink}}})
-    worker = rig.worker().start().ready()
-    eventually(lambda: rows(worker, topic)[0]["log_read_offset"] == 5, "the log is read")
-    assert rows(worker, topic)[0]["state"] == "unknown"
-    assert worker.stop() == 0
+def test_a_topic_of_copies_on_another_cluster_that_is_away_is_waited_for(mirrored: tuple[Rig, Copier, str]) -> None:
+    worker = mirrored[0].workers[0].ready()
+
+    def row() -> Any:
+        return next(row for row in worker.get("/api/partitions?sink=remote")["partitions"])
+
+    eventually(lambda: row()["log_read_offset"] == 5, "the log is read")
+    eventually(lambda: "can't be reached" in (row()["reason"] or ""), "it is said why")
+    assert (row()["state"], row()["missing"], row()["lag"]) == ("unknown", None, None)

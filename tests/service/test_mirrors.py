@@ -22,7 +22,7 @@ from stream_app.sinks.copies import Source, SourceHeaders
 from tests.support.fakes import NAMES, OBSERVATIONS_ID, START_MS, TOPIC_ID, Bench, Clock, ScriptedPort, bundle, log_read, until
 from tests.support.fakes import said as observed
 
-COPY_ID = bytes(range(32, 48))
+COPY_ID, OTHER_ID = bytes(range(32, 48)), bytes(range(48, 64))
 
 
 class Reader:
@@ -231,9 +231,26 @@ async def test_ends_that_one_keeps_behind_are_the_reason() -> None:
     reader.ends_at(START_MS + 9_000, 5, 7)
     await one.follow(state)
     assert state.sinks["s"].checks.failing[COPIES_CHECK][1] == "partition 1 of topic copy is read to 3 of 7"
-    reader.ends_at(START_MS + 10_000, 0, 0, topic_id=bytes(16))
+    reader.ends_at(START_MS + 10_000, 0, topic_id=OTHER_ID)
     await one.follow(state)
-    assert not state.sinks["s"].checks.failing, "the old ends are none of the topic that was made anew"
+    why = "partition 0 of topic copy is read to nothing of 0"
+    assert state.sinks["s"].checks.failing[COPIES_CHECK][1] == why, "the old ends are none of the topic that was made anew"
+    port.copies = {copied_key("s/topic:copy/0", OTHER_ID): 0}
+    await one.follow(state)
+    assert not state.sinks["s"].checks.failing
+
+
+async def test_a_commit_makes_nothing_missing_before_the_copies_were_read() -> None:
+    reader, state = Reader(1), ledger(group="copier", floor=0)
+    state.fold_log(log_read(0, 10), START_MS)
+    state.observe(ObservationRead(0, 0, START_MS, b""), Observation("s", (), claim=10, source="group:copier", sequence=0), START_MS)
+    state.heard_to_end(START_MS + 60_000)
+    one = mirrors(ScriptedPort(copies=said_copied(5)), mirror(reader))
+    await one.follow(state)
+    assert not state.has_due()
+    reader.ends_at(START_MS + 9_000, 5)
+    await one.follow(state)
+    assert [step.runs for step in state.candidates()] == [((0, 10),)], "committed and in no partition: certain"
 
 
 async def test_trouble_is_one_line_and_lasting_trouble_is_told_until_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
