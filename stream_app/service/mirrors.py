@@ -125,7 +125,7 @@ class Mirrors:
         Raises:
             Unavailable: Kafka can't be asked now.
         """
-        positions = self._context.port.copied(self._names.watched) if self._mirrors else {}
+        positions = self._context.port.copied(self._names.watched, ledger.log.topic_id) if self._mirrors else {}
         known: dict[str, list[int | None]] = {}
         for mirror, followed in zip(self._mirrors, self._followed, strict=True):
             self._note(ledger, mirror, mirror.reader.trouble or _advance(mirror, followed, positions))

@@ -102,9 +102,10 @@ class StatusView:
         """What was flushed of a topic; None while the status topic is not read to its end."""
         return [row for held in self._partitions.get(topic, {}).values() for row in held.rows] if self._loaded else None
 
-    def copied_of(self, topic: str) -> dict[str, int]:
-        """How far the copies of a topic were read and written down, as far as the workers have said."""
-        return {key: position for held in self._partitions.get(topic, {}).values() for key, position in held.copied.items()}
+    def copied_of(self, topic: str, incarnation: str) -> dict[str, int]:
+        """How far the copies of an incarnation of a topic were read and written down, as far as the workers have said."""
+        of_it = [held for held in self._partitions.get(topic, {}).values() if held.rows and held.rows[0].incarnation == incarnation]
+        return {key: position for held in of_it for key, position in held.copied.items()}
 
     # -- in ------------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaConnectionError
 
 from stream_app.core import report
+from stream_app.core.codec import topic_id_text
 from stream_app.core.ledger import Ledger
 from stream_app.core.model import Gap, GapsRecord, Observation, ObservationRead, Status, StatusRecord, WorkerRecord
 from stream_app.core.sink import Policy
@@ -81,8 +82,8 @@ def test_how_far_copies_were_read_is_for_all_workers_to_see() -> None:
     view = StatusView({}, 300)
     for key, record in book.write().items():
         view.apply(key.encode(), record.value)
-    assert view.copied_of("orders") == {copied_key("billing/topic:copy/1", TOPIC_ID): 17}
-    assert view.copied_of("sales") == {}
+    assert view.copied_of("orders", topic_id_text(TOPIC_ID)) == {copied_key("billing/topic:copy/1", TOPIC_ID): 17}
+    assert view.copied_of("orders", "another") == view.copied_of("sales", topic_id_text(TOPIC_ID)) == {}
 
 
 def test_a_partition_without_gaps_is_one_record() -> None:
