@@ -99,7 +99,7 @@ def what_was_not_copied_is_missing_and_what_was_set_aside_is_explained(rig: Rig,
 
 def restarts_repeat_nothing_and_leave_nothing_out(rig: Rig, copier: Copier, shared_kit: KafkaKit) -> None:
     worker = rig.workers[0]
-    for turn in range(3):
+    for turn in range(2):
         for partition in range(PARTITIONS):
             shared_kit.produce(copier.topic, partition, 20)
             first = RECORDS + 20 * turn
@@ -110,7 +110,7 @@ def restarts_repeat_nothing_and_leave_nothing_out(rig: Rig, copier: Copier, shar
     copier.copy(0, [5])
     worker.ready()
     second.ready()
-    lost = {RECORDS + 3, RECORDS + 23, RECORDS + 43}
+    lost = {RECORDS + 3, RECORDS + 23}
     wanted = {(copier.topic, partition, "copy"): {6, *lost} | ({5} if partition else set()) for partition in range(PARTITIONS)}
     eventually(lambda: listed(worker.get(f"/api/gaps?topic={copier.topic}")) == wanted, "what was skipped, no more", 90)
     assert {partition: row["duplicates"] for partition, row in rows(worker, copier.topic).items()} == {0: 0, 1: 2, 2: 0}
@@ -122,8 +122,12 @@ def restarts_repeat_nothing_and_leave_nothing_out(rig: Rig, copier: Copier, shar
     second.kill()  # for the session timeout nobody reads its partitions of the copies
     for partition in range(PARTITIONS):
         shared_kit.produce(copier.topic, partition, 10)
-        copier.copy(partition, list(range(RECORDS + 60, RECORDS + 70)))
-    eventually(lambda: all(row["observed"] >= RECORDS + 60 for row in rows(worker, copier.topic).values()), "all is read in the end")
+        copier.copy(partition, list(range(RECORDS + 40, RECORDS + 50)))
+
+    def accounted() -> set[int]:  # one is quarantined
+        return {row["observed"] + row["missing"] + 1 for row in rows(worker, copier.topic).values()}
+
+    eventually(lambda: accounted() == {RECORDS + 50}, "all is read in the end")
     assert opened(rig) == {5, 6, *lost}
 
 
@@ -131,7 +135,7 @@ def copies_removed_unread_make_unobserved_never_missing(rig: Rig, copier: Copier
     worker = rig.workers[0]
     before = listed(worker.get(f"/api/gaps?topic={copier.topic}"))
     assert worker.stop() == 0
-    first = RECORDS + 70
+    first = RECORDS + 50
     for partition in range(PARTITIONS):
         shared_kit.produce(copier.topic, partition, 30)
         copier.copy(partition, list(range(first, first + 20)))
@@ -148,7 +152,7 @@ def copies_removed_unread_make_unobserved_never_missing(rig: Rig, copier: Copier
 
 
 def a_topic_made_anew_is_read_from_its_beginning(rig: Rig, copier: Copier, shared_kit: KafkaKit) -> None:
-    worker, first = rig.workers[0], RECORDS + 100
+    worker, first = rig.workers[0], RECORDS + 80
     eventually(lambda: all(row["state"] != "unknown" for row in rows(worker, copier.topic).values()), "all is well")
     told_before = Counter(event["type"] for event in checked(rig))
     shared_kit.delete_topics(copier.into)
