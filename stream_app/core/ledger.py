@@ -339,20 +339,6 @@ class Ledger:
         if sink is not None:
             sink.checks.note(check, failure, now_ms)
 
-    def awaits_copies(self, name: str, at_ms: int) -> bool:
-        """Whether it matters for this sink that its copies were read as of this time: something is to be judged, or waits for it."""
-        sink = self.sinks.get(name)
-        if sink is None or not sink.policy.mirrored or sink.stands_at is None or at_ms <= (sink.copied_ms or 0):
-            return False
-        at, read = sink.stands_at, self.log.read
-        return sink.settled is None or sink.settled < min(at, read) or self.log.has_record(at, read)
-
-    def copies_read(self, name: str, at_ms: int) -> None:
-        """What was copied before this time (worker's clock) was read, and what that says was folded."""
-        sink = self.sinks.get(name)
-        if sink is not None:
-            sink.copied_ms = max(at_ms, sink.copied_ms or 0)
-
     def heard_to_end(self, at_ms: int) -> None:
         """The observations were read to their end as it was at this time (worker's clock)."""
         self.heard_ms = max(at_ms, self.heard_ms or 0)

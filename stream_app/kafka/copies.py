@@ -82,7 +82,7 @@ class Copies:
     topic_id: bytes
     sources: list[Source | None] = field(default_factory=list)
     lost: bool = False
-    """Records from the position asked for were removed before they were read, with their topic or without."""
+    """Records from the position asked for were removed before they were read, with their topic or without, or are passed over."""
 
     @property
     def news(self) -> bool:
@@ -276,8 +276,10 @@ class CopyReader:
 
 def _begin(wanted: Wanted, topic_id: bytes, low: int, high: int) -> Copies:
     """Nothing read yet, from where it can be read; lost, if that is not where it was asked for."""
+    if wanted.position is None and wanted.at_end:  # what is passed over may be of the topic as it is now, too
+        return Copies(wanted, high, topic_id, lost=high > 0)
     if wanted.position is None:
-        return Copies(wanted, high if wanted.at_end else low, topic_id)
+        return Copies(wanted, low, topic_id)
     if wanted.topic_id == topic_id and low <= wanted.position <= high:
         return Copies(wanted, wanted.position, topic_id)
     if wanted.topic_id == topic_id != NO_UUID and wanted.position > high:

@@ -62,8 +62,8 @@ class Port(Protocol):
     def heard_sinks(self, topic: str, topic_id: bytes) -> frozenset[str]:
         """Sinks that are heard of in some partition of this incarnation, as far as the workers have said."""
 
-    def copied(self, topic: str) -> Mapping[str, int]:
-        """How far the workers have read and written down the copies of a topic, as they have said; see ``StatusRecord.copied``."""
+    def copied(self, topic: str, topic_id: bytes) -> Mapping[str, int]:
+        """How far the workers have read and written down the copies of this incarnation; see ``StatusRecord.copied``."""
 
     async def ends(self, topic: str, partition: int) -> LogEnds:
         """A log's ends, asked afresh."""

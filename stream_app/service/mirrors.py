@@ -10,9 +10,10 @@ knows what had been copied when it asked (:meth:`Mirrors.follow`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from stream_app.core import copied
 from stream_app.core.ledger import Ledger
 from stream_app.core.model import Observation, Status
 from stream_app.kafka.copies import Copies, CopyReader, Ends
@@ -60,13 +61,16 @@ class Followed:
     """What was copied before this time was read and written down."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Unheard:
-    """What was copied before a time was written down, and is known once the observations were read so far."""
+    """What was copied before a time is written down, but whether this owner has read all of that is not known yet."""
 
     at_ms: int
     observations_id: bytes
-    stop: int
+    stop: int | None = None
+    """All of it stands below this offset of the observations; None: not asked yet."""
+    stable_ms: int | None = None
+    """From then on whoever reads them to their end reads that far: no transaction below it is open any more."""
 
 
 class Mirrors:
@@ -121,23 +125,33 @@ class Mirrors:
         Raises:
             Unavailable: Kafka can't be asked now.
         """
-        copied = self._context.port.copied(self._names.watched) if self._mirrors else {}
+        positions = self._context.port.copied(self._names.watched, ledger.log.topic_id) if self._mirrors else {}
         known: dict[str, list[int | None]] = {}
         for mirror, followed in zip(self._mirrors, self._followed, strict=True):
-            self._note(ledger, mirror, mirror.reader.trouble or _advance(mirror, followed, copied))
+            self._note(ledger, mirror, mirror.reader.trouble or _advance(mirror, followed, positions))
             known.setdefault(mirror.sink, []).append(followed.at_ms)
         for sink, times in known.items():
+            await self._hear(ledger, sink, times)
+
+    async def _hear(self, ledger: Ledger, name: str, times: Sequence[int | None]) -> None:
+        """Go on to a time up to which the copies are written down, once what was written of the last one is heard."""
+        sink, unheard = ledger.sinks.get(name), self._unheard.get(name)
+        if sink is None:
+            return
+        if unheard is None or unheard.observations_id != ledger.observations_id:
             at_ms = min((-1 if one is None else one for one in times), default=-1)
-            unheard = self._unheard.get(sink)
-            if unheard is None or unheard.observations_id != ledger.observations_id:
-                if not ledger.awaits_copies(sink, at_ms):
-                    continue
-                observations_id = ledger.observations_id
-                ends = await self._context.port.ends(self._names.observations, self._partition)
-                unheard = self._unheard[sink] = Unheard(at_ms, observations_id, ends.high_watermark)
-            if ledger.observed_to >= unheard.stop:
-                ledger.copies_read(sink, unheard.at_ms)
-                del self._unheard[sink]
+            if not copied.awaits(ledger.log, sink, at_ms):
+                return
+            unheard = self._unheard[name] = Unheard(at_ms, ledger.observations_id)
+        if unheard.stable_ms is None:
+            ends = await self._context.port.ends(self._names.observations, self._partition)
+            unheard.stop = ends.high_watermark if unheard.stop is None else unheard.stop
+            if ends.last_stable < unheard.stop:
+                return
+            unheard.stable_ms = self._context.clock_ms()
+        if ledger.heard_ms is not None and ledger.heard_ms > unheard.stable_ms:
+            sink.copied_ms = max(unheard.at_ms, sink.copied_ms or 0)
+            del self._unheard[name]
 
     def _note(self, ledger: Ledger, mirror: Mirror, failure: str | None) -> None:
         ledger.note_check(mirror.sink, mirror.check, failure, self._context.clock_ms())
@@ -146,7 +160,7 @@ class Mirrors:
             self._context.telemetry.trouble("a topic of copies can't be read now", topic=topic, reason=mirror.reader.trouble)
 
 
-def _advance(mirror: Mirror, followed: Followed, copied: Mapping[str, int]) -> str | None:
+def _advance(mirror: Mirror, followed: Followed, positions: Mapping[str, int]) -> str | None:
     """Go on to the next ends where the last ones were reached; else what is still to be read of them."""
     now = mirror.reader.ends
     if followed.awaited is None or (now is not None and now.topic_id != followed.awaited.topic_id):
@@ -154,9 +168,10 @@ def _advance(mirror: Mirror, followed: Followed, copied: Mapping[str, int]) -> s
     if followed.awaited is None:
         return f"topic {mirror.reader.where.topic} was not read yet"
     for number, stop in followed.awaited.stops.items():
-        position = copied.get(copied_key(mirror.key(number), followed.awaited.topic_id), 0)
-        if position < stop:
-            return f"partition {number} of topic {mirror.reader.where.topic} is read to {position} of {stop}"
+        position = positions.get(copied_key(mirror.key(number), followed.awaited.topic_id))
+        if position is None or position < stop:
+            read = "read to nothing" if position is None else f"read to {position}"
+            return f"partition {number} of topic {mirror.reader.where.topic} is {read} of {stop}"
     followed.at_ms, followed.awaited = followed.awaited.at_ms, None
     return None
 

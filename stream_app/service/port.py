@@ -47,11 +47,11 @@ class KafkaPort:
         clock_ms: Callable[[], int],
         seek: Callable[[TP, int], Awaitable[None]],
         rows: Callable[[str], list[Row] | None],
-        copied: Callable[[str], Mapping[str, int]],
+        copied: Callable[[str, str], Mapping[str, int]],
     ) -> None:
         """``seek``: the driver's way to position the observations. ``rows``: what all workers flushed of a topic; None: not known yet.
-        ``copied``: how far they read its copies."""
-        self._rows, self.copied = rows, copied
+        ``copied``: how far they read its copies, by topic and incarnation."""
+        self._rows, self._copied = rows, copied
         self._settings, self._reader, self._topics, self._names, self._readings = settings, reader, topics, names, readings
         self._clock_ms, self._seek = clock_ms, seek
         self._configs: dict[str, tuple[int, asyncio.Future[TopicConfig] | None]] = {}
@@ -102,6 +102,10 @@ class KafkaPort:
             heard = frozenset(row.sink for row in self._rows(topic) or () if row.heard and row.incarnation == incarnation)
             self._heard[topic] = (now, topic_id, heard)
         return heard
+
+    def copied(self, topic: str, topic_id: bytes) -> Mapping[str, int]:
+        """As the status topic has it."""
+        return self._copied(topic, topic_id_text(topic_id))
 
     async def ends(self, topic: str, partition: int) -> LogEnds:
         """The log's ends, asked afresh."""

@@ -104,6 +104,13 @@ def test_a_look_from_before_an_order_says_nothing_of_the_sink_that_has_its_name_
     assert list(rig.sink().missing().runs()) == [(3, 4)]
 
 
+def test_how_far_its_copies_were_read_goes_with_it() -> None:
+    rig = left(Rig())
+    rig.ledger.mirrored = {"s/topic:copy/0": (17, 4, bytes(16)), "other/topic:copy/0": (3, 1, bytes(16))}
+    order(rig, "s")
+    assert set(rig.ledger.mirrored) == {"other/topic:copy/0"}
+
+
 def test_one_that_comes_back_before_its_time_has_what_it_had() -> None:
     rig = left(Rig())
     rig.ledger.forget_after_ms = DAY

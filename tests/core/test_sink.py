@@ -178,6 +178,21 @@ def test_each_clock_is_compared_with_itself_only() -> None:
     assert state.passed(None, 1_000 + GRACE) is not None
 
 
+def test_of_copies_nothing_is_late_before_they_were_read_as_of_later_than_grace() -> None:
+    state = sink(mirrored=True)
+    hear(state, (0, 5), at=1_000)
+    hear(state, (0, 9), at=1_500)
+    late = 9_000 + GRACE
+    assert state.passed(late + SKEW, late) is None
+    state.copied_ms = 1_000 + GRACE - 1
+    assert state.passed(late + SKEW, late) is None
+    state.copied_ms = 1_000 + GRACE
+    passed = state.passed(late + SKEW, late)
+    assert passed is not None
+    assert passed.horizon == 5, "what moved it later was copied later, too"
+    assert state.passed(None, 1_000 + GRACE - 1) is None, "nor before the observations are known"
+
+
 # --- the floor ---
 
 

@@ -48,6 +48,21 @@ def test_a_horizon_that_rests_with_records_ahead_is_told_once() -> None:
     assert told(rig) == [("sink.resumed", None)]
 
 
+def test_copies_that_nobody_could_read_do_not_stand_still() -> None:
+    rig = rig_of(policy(stall_after_ms=AFTER, mirrored=True))
+    rig.read("record", 10)
+    rig.observe((0, 7))
+    moved = rig.now
+    rig.wait(2 * AFTER)
+    assert told(rig) == []
+    rig.sink().copied_ms = moved + AFTER - 1
+    rig.wait(1)
+    assert told(rig) == []
+    rig.sink().copied_ms = moved + AFTER
+    rig.wait(1)
+    assert [kind for kind, _ in told(rig)] == ["sink.stalled"]
+
+
 def test_nothing_ahead_is_no_stall_and_time_counts_from_the_first_record_ahead() -> None:
     rig = rig_of()
     rig.read("record", 10)

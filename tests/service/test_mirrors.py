@@ -22,7 +22,7 @@ from stream_app.sinks.copies import Source, SourceHeaders
 from tests.support.fakes import NAMES, OBSERVATIONS_ID, START_MS, TOPIC_ID, Bench, Clock, ScriptedPort, bundle, log_read, until
 from tests.support.fakes import said as observed
 
-COPY_ID = bytes(range(32, 48))
+COPY_ID, OTHER_ID = bytes(range(32, 48)), bytes(range(48, 64))
 
 
 class Reader:
@@ -172,7 +172,7 @@ def waiting(read: int = 10) -> Ledger:
 
 async def test_nothing_is_missing_before_the_copies_were_read_by_all_workers_and_what_they_wrote_was_heard() -> None:
     reader, state = Reader(2), waiting()
-    port = ScriptedPort(ends_now=LogEnds(0, 3, 3))
+    port = ScriptedPort(ends_now=LogEnds(0, 3, 2))
     one = mirrors(port, mirror(reader))
     await one.follow(state)
     assert not state.has_due(), "nobody knows where the copies end"
@@ -183,12 +183,15 @@ async def test_nothing_is_missing_before_the_copies_were_read_by_all_workers_and
     assert port.asked("ends") == []
     port.copies = said_copied(5, 7)
     await one.follow(state)
-    assert not state.has_due(), "what it wrote is not heard yet"
+    assert not state.has_due(), "what it wrote can't be heard yet"
     reader.ends_at(START_MS + 2_000, 6, 7)
-    state.observed_to = 3
+    port.ends_now, state.heard_ms = LogEnds(0, 4, 3), START_MS
+    await one.follow(state)
+    assert state.sinks["s"].copied_ms is None, "it is not heard yet"
+    state.heard_to_end(START_MS + 60_000)
     await one.follow(state)
     assert not state.has_due(), "grace was not over when the copies were looked at"
-    port.copies = said_copied(6, 7)
+    port.copies, port.ends_now = said_copied(6, 7), LogEnds(0, 4, 4)
     await one.follow(state)
     await one.follow(state)
     assert [step.runs for step in state.candidates()] == [((1, 9),)]
@@ -228,9 +231,26 @@ async def test_ends_that_one_keeps_behind_are_the_reason() -> None:
     reader.ends_at(START_MS + 9_000, 5, 7)
     await one.follow(state)
     assert state.sinks["s"].checks.failing[COPIES_CHECK][1] == "partition 1 of topic copy is read to 3 of 7"
-    reader.ends_at(START_MS + 10_000, 0, 0, topic_id=bytes(16))
+    reader.ends_at(START_MS + 10_000, 0, topic_id=OTHER_ID)
     await one.follow(state)
-    assert not state.sinks["s"].checks.failing, "the old ends are none of the topic that was made anew"
+    why = "partition 0 of topic copy is read to nothing of 0"
+    assert state.sinks["s"].checks.failing[COPIES_CHECK][1] == why, "the old ends are none of the topic that was made anew"
+    port.copies = {copied_key("s/topic:copy/0", OTHER_ID): 0}
+    await one.follow(state)
+    assert not state.sinks["s"].checks.failing
+
+
+async def test_a_commit_makes_nothing_missing_before_the_copies_were_read() -> None:
+    reader, state = Reader(1), ledger(group="copier", floor=0)
+    state.fold_log(log_read(0, 10), START_MS)
+    state.observe(ObservationRead(0, 0, START_MS, b""), Observation("s", (), claim=10, source="group:copier", sequence=0), START_MS)
+    state.heard_to_end(START_MS + 60_000)
+    one = mirrors(ScriptedPort(copies=said_copied(5)), mirror(reader))
+    await one.follow(state)
+    assert not state.has_due()
+    reader.ends_at(START_MS + 9_000, 5)
+    await one.follow(state)
+    assert [step.runs for step in state.candidates()] == [((0, 10),)], "committed and in no partition: certain"
 
 
 async def test_trouble_is_one_line_and_lasting_trouble_is_told_until_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,9 +273,12 @@ async def test_trouble_is_one_line_and_lasting_trouble_is_told_until_it_is_over(
     reader.trouble = None
     reader.ends_at(bench.clock.now_ms, 3)
     bench.port.copies, bench.port.ends_now = said_copied(3), LogEnds(0, 1, 10)
-    await until(lambda: len(bench.writer.events()) > 2, "the events")
+    await until(lambda: len(bench.writer.events()) > 1, "it is known again")
+    assert bench.writer.events()[1]["type"] == "sink.known", "neither a gap nor a stall before it could be read"
+    bench.clock.now_ms += 1
+    await owner.fold_observations(bundle(1, heard_ms=bench.clock.now_ms))
+    await until(lambda: any(event["type"] == "gap.opened" for event in bench.writer.events()), "the gap")
     told = [(event["type"], event["reason"] or event["ranges"]) for event in bench.writer.events()]
-    assert told[0] == ("sink.unknown", "topic copy: no such topic"), "neither a gap nor a stall before it could be read"
-    assert ("sink.known", None) in told[1:]
-    assert ("gap.opened", [[1, 3]]) in told[1:]
+    assert told[:2] == [("sink.unknown", "topic copy: no such topic"), ("sink.known", None)]
+    assert ("gap.opened", [[1, 3]]) in told[2:]
     await bench.close()

@@ -11,11 +11,13 @@ import pytest
 import yaml
 
 from stream_app.config import Config, load
+from stream_app.core.model import Status
 from stream_app.core.sink import Policy
 from stream_app.kafka.protocol import Isolation
 from stream_app.kafka.topics import InternalTopics
 from stream_app.service.plan import plan
 from stream_app.service.port import Reading
+from stream_app.sinks.copies import SourceHeaders
 
 LoadConfig = Callable[..., Config]
 
@@ -84,6 +86,29 @@ def test_groups(load_config: LoadConfig) -> None:
     }
     assert (rules.unknown_after_ms, rules.forget_after_ms) == (60_000, 2 * 86_400_000)
     assert made.groups == {"loader", "billing/orders-eu: v2"}
+
+
+def test_copies(load_config: LoadConfig) -> None:
+    sinks = {
+        "near": {"type": "topic", "topic": "{topic}-copy", "quarantine": {"topic": "dlq"}, "group": "copier"},
+        "far": {"type": "topic", "topic": "copy", "kafka": {"bootstrap.servers": "far:9"}, "headers": {"topic": "t"}},
+    }
+    made = plan(load_config(topics={"orders": {"sinks": sinks}}))
+    far, near, letters = made.topics["orders"].copies
+    assert [(one.sink, one.status, one.reason, one.where.topic) for one in (near, letters, far)] == [
+        ("near", Status.RECEIVED, None, "orders-copy"),
+        ("near", Status.QUARANTINED, "in dlq", "dlq"),
+        ("far", Status.RECEIVED, None, "copy"),
+    ]
+    assert letters.where.headers == SourceHeaders(*(f"__connect.errors.{name}" for name in ("topic", "partition", "offset")))
+    assert far.where.headers == SourceHeaders("t", "source.partition", "source.offset")
+    assert far.where.settings.bootstrap_servers == (("far", 9),)
+    assert far.where.conf["bootstrap.servers"] == "far:9"
+    assert near.where.settings == letters.where.settings == made.reader
+    assert made.topics["orders"].rules.policies == {
+        "near": Policy("near", group="copier", mirrored=True, checks=("group", "copies", "dead letters")),
+        "far": Policy("far", mirrored=True, checks=("copies",)),
+    }
 
 
 def test_patterns_mean_topics_that_exist(load_config: LoadConfig) -> None:

@@ -90,7 +90,13 @@ def world() -> World:
 def port(world: World, clock: Clock) -> KafkaPort:
     readings = {"orders": Reading(Isolation.READ_UNCOMMITTED, False)}
     reader, topics, names = cast(LogReader, world), cast(Topics, world), {"orders": NAMES}
-    return KafkaPort(SETTINGS, reader, topics, names, readings, clock, world.seek, lambda topic: world.rows, lambda topic: {})
+    return KafkaPort(
+        SETTINGS, reader, topics, names, readings, clock, world.seek, lambda topic: world.rows, lambda topic, incarnation: {incarnation: 1}
+    )
+
+
+def test_how_far_copies_were_read_is_asked_by_incarnation(port: KafkaPort) -> None:
+    assert port.copied("orders", TOPIC_ID) == {topic_id_text(TOPIC_ID): 1}
 
 
 async def test_facts(port: KafkaPort, world: World) -> None:

@@ -15,13 +15,14 @@ from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaConnectionError
 
 from stream_app.core import report
+from stream_app.core.codec import topic_id_text
 from stream_app.core.ledger import Ledger
 from stream_app.core.model import Gap, GapsRecord, Observation, ObservationRead, Status, StatusRecord, WorkerRecord
 from stream_app.core.sink import Policy
 from stream_app.kafka.writer import OutRecord
 from stream_app.service import status as status_module
 from stream_app.service.metrics import Counters
-from stream_app.service.status import Life, StatusPages, StatusReader
+from stream_app.service.status import Life, StatusPages, StatusReader, copied_key
 from stream_app.service.telemetry import Telemetry
 from stream_app.service.view import StatusView
 from tests.support.fakes import START_MS, TOPIC_ID, all_there, log_read, until
@@ -73,6 +74,16 @@ class Book:
 
 def listed(record: OutRecord) -> list[Gap]:
     return msgspec.json.decode(record.value or b"", type=GapsRecord).gaps
+
+
+def test_how_far_copies_were_read_is_for_all_workers_to_see() -> None:
+    book = Book()
+    book.ledger.mirrored = {"billing/topic:copy/1": (17, 4, TOPIC_ID)}
+    view = StatusView({}, 300)
+    for key, record in book.write().items():
+        view.apply(key.encode(), record.value)
+    assert view.copied_of("orders", topic_id_text(TOPIC_ID)) == {copied_key("billing/topic:copy/1", TOPIC_ID): 17}
+    assert view.copied_of("orders", "another") == view.copied_of("sales", topic_id_text(TOPIC_ID)) == {}
 
 
 def test_a_partition_without_gaps_is_one_record() -> None:

@@ -142,6 +142,13 @@ class TestUnknown:
         assert cluster.partition()["reason"] == cluster.status()["reason"] == "b1:9092 can't be reached"
         assert cluster.partition()["missing"] == 7, "counts keep their last known value"
 
+    def test_why_it_can_be_heard_of_nowhere_says_more_than_that(self, cluster: Cluster) -> None:
+        cluster.rows(0, row(heard=False, observed=None, missing=None, gaps=None, unknown="topic copy: there is none"))
+        assert cluster.partition()["reason"] == cluster.status()["reason"] == "topic copy: there is none"
+        assert cluster.status()["missing"] is None
+        cluster.rows(0, row(heard=False, observed=None, missing=None, gaps=None))
+        assert cluster.partition()["reason"] == cluster.status()["reason"] == "never heard of"
+
     def test_rows_of_a_silent_worker_after_its_session_timeout(self, cluster: Cluster) -> None:
         cluster.rows(0, row(missing=7, gaps=2))
         assert cluster.partition(now_ms=NOW + 10_000)["state"] == "gaps"

@@ -114,7 +114,7 @@ class ScriptedPort:
         """As scripted."""
         return self.heard
 
-    def copied(self, topic: str) -> dict[str, int]:
+    def copied(self, topic: str, topic_id: bytes) -> dict[str, int]:
         """As scripted."""
         return self.copies
 
