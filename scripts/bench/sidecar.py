@@ -7,7 +7,7 @@ own. Of each pair the ratio counts; the 95 % interval is that of their geometric
   getmany   aiokafka's getmany: at most 3 % slower
   poll      confluent-kafka's poll: stated; its 99th percentile rises by at most 1 ms
   said      bytes of the observations beside those of a topic that gets 100,000 records/s in 10 partitions: at most 0.1 %
-  news      from the commit that skips a record to its gap.opened: half of them within 300 ms (grace 0)
+  news      from the commit that skips a record to its gap.opened, at that rate and grace 0: half of them within 300 ms, 99 % within 1 s
 
 Ends with 1 where a bound is broken, with 3 where the interval holds the bound: more --pairs, or a machine without others.
 """
@@ -45,7 +45,7 @@ from scripts.bench.sidecar_said import news_ms, share_said
 PER_TRANSACTION = 100
 """Records of a transaction in each partition: one offset in 101 is a marker."""
 MOST_SHARE = 0.001
-MOST_NEWS_MS = 300.0
+MOST_NEWS_MS, MOST_LATE_NEWS_MS = 300.0, 1_000.0
 MOST_P99_US = 1_000.0
 PATIENCE_S = 300.0
 FEWEST = 3
@@ -183,9 +183,7 @@ def benchmark(records: int, pairs: int, seconds: float) -> bool:
         verdicts.append(said_p99(cluster, cases[-1], pairs))
         share = share_said(cluster, seconds)
         print(f"{'said':26} {share:.4%} of the watched topic's bytes; bound {MOST_SHARE:.1%}")
-        delay = news_ms(cluster, seconds)
-        print(f"{'news':26} {delay:.0f} ms from the commit to the event, half of them; bound {MOST_NEWS_MS:.0f} ms")
-        verdicts += [share <= MOST_SHARE, delay <= MOST_NEWS_MS]
+        verdicts += [share <= MOST_SHARE, news_in_time(news_ms(cluster, seconds))]
     if False not in verdicts and None in verdicts:
         raise CannotTellError("an interval holds its bound: more --pairs, or a machine without others.")
     return all(verdicts)
@@ -202,10 +200,20 @@ def said_p99(cluster: KafkaCluster, case: Case, pairs: int) -> bool:
     return ours - bare <= MOST_P99_US
 
 
+def news_in_time(delays: Sequence[float]) -> bool:
+    """Print how long the news took; whether that is soon enough."""
+    half, late = delays[len(delays) // 2], delays[len(delays) * 99 // 100]
+    print(
+        f"{'news':26} {half:.0f} ms from the commit to the event, half of them, {late:.0f} ms 99 % of {len(delays)}; "
+        f"bounds {MOST_NEWS_MS:.0f} and {MOST_LATE_NEWS_MS:.0f} ms"
+    )
+    return half <= MOST_NEWS_MS and late <= MOST_LATE_NEWS_MS
+
+
 def main(arguments: Sequence[str]) -> int:
     """Parse and run; the exit status."""
     options = parser("sidecar", __doc__, 2_000_000, "three pairs of 500,000 records, and 10 s of each of the last two")
-    options.add_argument("--pairs", type=int, default=15, help="how many; at least 3 (default: %(default)s)")
+    options.add_argument("--pairs", type=int, default=20, help="how many; at least 3 (default: %(default)s)")
     options.add_argument("--seconds", type=float, default=30.0, help="how long each of the last two runs (default: %(default)s)")
     given = options.parse_args(arguments)
     records, pairs, seconds = (500_000, FEWEST, 10.0) if given.quick else (given.records, max(FEWEST, given.pairs), given.seconds)
