@@ -51,6 +51,8 @@ PATIENCE_S = 300.0
 FEWEST = 3
 T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10, 2.09, 2.09)
 """Student's t for 95 %, two-sided, by degrees of freedom from 1 on; 1.96 to 2.09 beyond."""
+Interval = tuple[float, float, float]
+"""Mean, low, high."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +80,17 @@ class Measured:
     """Processor time with over without."""
     others: list[int | None] = field(default_factory=list)
 
-    def interval(self) -> tuple[float, float, float]:
-        """How much slower: the mean, and where it is with 95 %."""
-        logs = [math.log(bare / ours) for bare, ours in zip(self.bare, self.with_sidecar, strict=True)]
-        mean = statistics.fmean(logs)
-        freedom = len(logs) - 1
-        half = (T_95[freedom - 1] if freedom <= len(T_95) else 2.09) * statistics.stdev(logs) / math.sqrt(len(logs))
-        return math.expm1(mean), math.expm1(mean - half), math.expm1(mean + half)
+    def slower(self) -> Interval:
+        """How much slower."""
+        return interval([bare / ours for bare, ours in zip(self.bare, self.with_sidecar, strict=True)])
+
+
+def interval(ratios: Sequence[float]) -> Interval:
+    """By how much the ratios are above 1: their geometric mean, and where that is with 95 %."""
+    logs = [math.log(ratio) for ratio in ratios]
+    mean, freedom = statistics.fmean(logs), len(logs) - 1
+    half = (T_95[freedom - 1] if freedom <= len(T_95) else 2.09) * statistics.stdev(logs) / math.sqrt(len(logs))
+    return math.expm1(mean), math.expm1(mean - half), math.expm1(mean + half)
 
 
 def transactions(cluster: KafkaCluster, records: int) -> tuple[str, int]:
@@ -146,10 +152,12 @@ def report(found: Sequence[Measured]) -> list[bool | None]:
     """Print; for each bound whether it is kept, None: it can't be told."""
     verdicts: list[bool | None] = []
     print(
-        f"\n{'':26} {'records/s':>11} {'slower by':>10}  {'95 % interval':>18}  {'bound':>6}  {'processor time':>14}  {'others used':>11}"
+        f"\n{'':26} {'records/s':>11} {'slower by':>10}  {'95 % interval':>18}  {'bound':>6}"
+        f"  {'processor time, 95 %':>24}  {'others used':>11}"
     )
     for one in found:
-        mean, low, high = one.interval()
+        mean, low, high = one.slower()
+        cpu, low_cpu, high_cpu = interval(one.cpu)
         most = one.case.most
         kept = None if most is None else True if high <= most else False if low > most else None
         if most is not None:
@@ -160,7 +168,7 @@ def report(found: Sequence[Measured]) -> list[bool | None]:
         busy = f"{statistics.median(others):.0f} %" if others else "?"
         print(
             f"{one.case.name:26} {statistics.median(one.bare):11,.0f} {mean:10.1%}  {low:8.1%} to {high:6.1%}  {bound:>6}"
-            f"  {statistics.median(one.cpu) - 1:+14.1%}  {busy:>11}{word}"
+            f"  {cpu:+7.1%} {low_cpu:+7.1%} to {high_cpu:+6.1%}  {busy:>11}{word}"
         )
     return verdicts
 
