@@ -7,7 +7,7 @@ own. Of each pair the ratio counts; the 95 % interval is that of their geometric
   getmany   aiokafka's getmany: at most 3 % slower
   poll      confluent-kafka's poll: stated; its 99th percentile rises by at most 1 ms
   said      bytes of the observations beside those of a topic that gets 100,000 records/s in 10 partitions: at most 0.1 %
-  news      from the commit that skips a record to its gap.opened: half of them within 300 ms (grace 0)
+  news      from the commit that skips a record to its gap.opened, at that rate and grace 0: half of them within 300 ms, 99 % within 1 s
 
 Ends with 1 where a bound is broken, with 3 where the interval holds the bound: more --pairs, or a machine without others.
 """
@@ -45,12 +45,14 @@ from scripts.bench.sidecar_said import news_ms, share_said
 PER_TRANSACTION = 100
 """Records of a transaction in each partition: one offset in 101 is a marker."""
 MOST_SHARE = 0.001
-MOST_NEWS_MS = 300.0
+MOST_NEWS_MS, MOST_LATE_NEWS_MS = 300.0, 1_000.0
 MOST_P99_US = 1_000.0
 PATIENCE_S = 300.0
 FEWEST = 3
 T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10, 2.09, 2.09)
 """Student's t for 95 %, two-sided, by degrees of freedom from 1 on; 1.96 to 2.09 beyond."""
+Interval = tuple[float, float, float]
+"""Mean, low, high."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +80,17 @@ class Measured:
     """Processor time with over without."""
     others: list[int | None] = field(default_factory=list)
 
-    def interval(self) -> tuple[float, float, float]:
-        """How much slower: the mean, and where it is with 95 %."""
-        logs = [math.log(bare / ours) for bare, ours in zip(self.bare, self.with_sidecar, strict=True)]
-        mean = statistics.fmean(logs)
-        freedom = len(logs) - 1
-        half = (T_95[freedom - 1] if freedom <= len(T_95) else 2.09) * statistics.stdev(logs) / math.sqrt(len(logs))
-        return math.expm1(mean), math.expm1(mean - half), math.expm1(mean + half)
+    def slower(self) -> Interval:
+        """How much slower."""
+        return interval([bare / ours for bare, ours in zip(self.bare, self.with_sidecar, strict=True)])
+
+
+def interval(ratios: Sequence[float]) -> Interval:
+    """By how much the ratios are above 1: their geometric mean, and where that is with 95 %."""
+    logs = [math.log(ratio) for ratio in ratios]
+    mean, freedom = statistics.fmean(logs), len(logs) - 1
+    half = (T_95[freedom - 1] if freedom <= len(T_95) else 2.09) * statistics.stdev(logs) / math.sqrt(len(logs))
+    return math.expm1(mean), math.expm1(mean - half), math.expm1(mean + half)
 
 
 def transactions(cluster: KafkaCluster, records: int) -> tuple[str, int]:
@@ -146,10 +152,12 @@ def report(found: Sequence[Measured]) -> list[bool | None]:
     """Print; for each bound whether it is kept, None: it can't be told."""
     verdicts: list[bool | None] = []
     print(
-        f"\n{'':26} {'records/s':>11} {'slower by':>10}  {'95 % interval':>18}  {'bound':>6}  {'processor time':>14}  {'others used':>11}"
+        f"\n{'':26} {'records/s':>11} {'slower by':>10}  {'95 % interval':>18}  {'bound':>6}"
+        f"  {'processor time, 95 %':>24}  {'others used':>11}"
     )
     for one in found:
-        mean, low, high = one.interval()
+        mean, low, high = one.slower()
+        cpu, low_cpu, high_cpu = interval(one.cpu)
         most = one.case.most
         kept = None if most is None else True if high <= most else False if low > most else None
         if most is not None:
@@ -160,7 +168,7 @@ def report(found: Sequence[Measured]) -> list[bool | None]:
         busy = f"{statistics.median(others):.0f} %" if others else "?"
         print(
             f"{one.case.name:26} {statistics.median(one.bare):11,.0f} {mean:10.1%}  {low:8.1%} to {high:6.1%}  {bound:>6}"
-            f"  {statistics.median(one.cpu) - 1:+14.1%}  {busy:>11}{word}"
+            f"  {cpu:+7.1%} {low_cpu:+7.1%} to {high_cpu:+6.1%}  {busy:>11}{word}"
         )
     return verdicts
 
@@ -183,9 +191,7 @@ def benchmark(records: int, pairs: int, seconds: float) -> bool:
         verdicts.append(said_p99(cluster, cases[-1], pairs))
         share = share_said(cluster, seconds)
         print(f"{'said':26} {share:.4%} of the watched topic's bytes; bound {MOST_SHARE:.1%}")
-        delay = news_ms(cluster, seconds)
-        print(f"{'news':26} {delay:.0f} ms from the commit to the event, half of them; bound {MOST_NEWS_MS:.0f} ms")
-        verdicts += [share <= MOST_SHARE, delay <= MOST_NEWS_MS]
+        verdicts += [share <= MOST_SHARE, news_in_time(*watched(lambda: news_ms(cluster, seconds)))]
     if False not in verdicts and None in verdicts:
         raise CannotTellError("an interval holds its bound: more --pairs, or a machine without others.")
     return all(verdicts)
@@ -202,10 +208,20 @@ def said_p99(cluster: KafkaCluster, case: Case, pairs: int) -> bool:
     return ours - bare <= MOST_P99_US
 
 
+def news_in_time(delays: Sequence[float], others: int | None) -> bool:
+    """Print how long the news took; whether that is soon enough."""
+    half, late = delays[len(delays) // 2], delays[len(delays) * 99 // 100]
+    print(
+        f"{'news':26} {half:.0f} ms from the commit to the event, half of them, {late:.0f} ms 99 % of {len(delays)}; "
+        f"bounds {MOST_NEWS_MS:.0f} and {MOST_LATE_NEWS_MS:.0f} ms; others used {'?' if others is None else others} %"
+    )
+    return half <= MOST_NEWS_MS and late <= MOST_LATE_NEWS_MS
+
+
 def main(arguments: Sequence[str]) -> int:
     """Parse and run; the exit status."""
     options = parser("sidecar", __doc__, 2_000_000, "three pairs of 500,000 records, and 10 s of each of the last two")
-    options.add_argument("--pairs", type=int, default=15, help="how many; at least 3 (default: %(default)s)")
+    options.add_argument("--pairs", type=int, default=20, help="how many; at least 3 (default: %(default)s)")
     options.add_argument("--seconds", type=float, default=30.0, help="how long each of the last two runs (default: %(default)s)")
     given = options.parse_args(arguments)
     records, pairs, seconds = (500_000, FEWEST, 10.0) if given.quick else (given.records, max(FEWEST, given.pairs), given.seconds)

@@ -255,7 +255,7 @@ def test_a_partition_that_fails_does_not_slow_down_the_commits_of_others(bench: 
     bench.producer.missing.add(("gapstream.observations.orders", 0))
     inside.deliver("orders", 0, 1)
     consumer.commit(message=drain(consumer)[0])
-    for offset in range(5):
+    for offset in range(3):  # a fourth would not be waited for: it could be spared less
         inside.deliver("orders", 1, offset)
         consumer.commit(message=drain(consumer)[0])
         assert bench.journal[-2:] == ["acknowledged", "commit"]

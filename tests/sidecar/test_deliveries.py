@@ -174,7 +174,8 @@ places = st.tuples(partitions, st.integers(0, 22))
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("consume"), st.lists(places, max_size=12)),
-        st.tuples(st.sampled_from(["poll", "commit", "come", "go"]), st.lists(places, min_size=1, max_size=1)),
+        st.tuples(st.just("poll"), st.builds(lambda at, count: [(at[0], at[1] + one) for one in range(count)], places, st.integers(1, 4))),
+        st.tuples(st.sampled_from(["commit", "come", "go"]), st.lists(places, min_size=1, max_size=1)),
     ),
     max_size=40,
 )
@@ -195,7 +196,9 @@ def test_against_plain_sets(script: list[tuple[str, list[tuple[Key, int]]]]) -> 
             for run in runs([FakeMessage(*key, offset) for key, offset in where]):
                 deliveries.add(*run)
         elif step == "poll":
-            deliver(deliveries, where[0][1], key=where[0][0])
+            for key, offset in where:
+                if not deliveries.follows(*key, offset):
+                    deliver(deliveries, offset, key=key)
         if step in ("consume", "poll"):
             for key, offset in where:
                 plain.setdefault(key, set()).add(offset)

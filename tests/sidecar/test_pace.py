@@ -50,3 +50,14 @@ def test_something_skipped_does_not_wait_for_what_is_in_order() -> None:
     assert pace.allowed_at() < 10.0
     pace.sent(10.0, more=False)
     assert not pace.skipped
+
+
+def test_rested_is_who_has_more_than_one_to_spare() -> None:
+    for skipped in (False, True):
+        pace = Pace()
+        said = []
+        for _ in range(5):
+            pace.skipped = skipped
+            said.append(pace.rested(0.0))
+            pace.sent(0.0, more=False)
+        assert said == [True] * 4 + [False]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from gapstream_sidecar import lifetime
 from gapstream_sidecar.carried import decode
 from gapstream_sidecar.complaints import Complaints
 from gapstream_sidecar.deliveries import Asked, Deliveries, Key
@@ -47,8 +48,13 @@ class Follower:
         self.reporter = reporter
         self.complaints = complaints
         self.terms = terms
+        self._begin()
+        lifetime.forks(self)
+
+    def _begin(self) -> None:
+        """Nothing was handed out yet."""
         self.lock = threading.RLock()  # a signal handler may commit or close in the middle of a poll
-        self.deliveries = Deliveries(terms.max_bytes, ripening=terms.automatic)
+        self.deliveries = Deliveries(self.terms.max_bytes, ripening=self.terms.automatic)
         self._harvesting = False
         """The thread will come for what is ripe."""
         self._leases: dict[Key, Lease] = {}
@@ -60,6 +66,10 @@ class Follower:
         """The assigned partitions, as far as it was heard of them."""
         self._strangers: dict[Key, float] = {}
         """Partitions of which it was not read yet what the last owner's commit carried, and until when it may be read."""
+
+    def after_fork_in_child(self) -> None:
+        """The consumer is the parent's, as is what it was handed; another thread may have held the lock."""
+        self._begin()
 
     # ------------------------------------------------------------------------------------------------- deliveries
 

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import os
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException
 
+from gapstream_sidecar import lifetime
 from gapstream_sidecar.carried import Carried, encode
-from gapstream_sidecar.complaints import CLIENT_LOGGER, Complaints
+from gapstream_sidecar.client import NOT_WATCHED, ProducerLike
+from gapstream_sidecar.complaints import Complaints
 from gapstream_sidecar.deliveries import Key
 from gapstream_sidecar.outbox import RECEIVED, UNOBSERVED, Outbox, Outgoing
 from gapstream_sidecar.runs import RunList
+from gapstream_sidecar.stats import Stats
 
 LINGER_S = 0.1
 """How long offsets wait for company when nobody is in a hurry."""
@@ -31,8 +31,6 @@ RETRY_S = 1.0
 """Between two attempts for one partition; librdkafka's own retries come before."""
 RENEW_S = 5.0
 """After a fatal error of the producer, before a new one takes over."""
-EXIT_S = 2.0
-"""What the end of the interpreter may be delayed by, all sidecars together."""
 SUSPENDED_S = 3.0
 """A thread that turns once a second was not turning for that long: the process was stopped, and others may own its partitions."""
 _SLICE_S = 0.05
@@ -41,46 +39,8 @@ _IDLE_S = 1.0
 """The longest rest while nothing is in flight: the client's own events (token refresh, errors) are served then."""
 _CROWDED_S = 0.01
 """The shortest wait while the payloads in flight leave no room for more."""
-_NOT_WATCHED = frozenset(
-    {
-        KafkaError._UNKNOWN_TOPIC,
-        KafkaError._UNKNOWN_PARTITION,
-        KafkaError.UNKNOWN_TOPIC_OR_PART,
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    }
-)
-
 Awaited = list[tuple[Outgoing, int]]
 """Partitions and the serial up to which an acknowledgement is awaited."""
-
-
-class ProducerLike(Protocol):
-    """The part of ``confluent_kafka.Producer`` that is used."""
-
-    def produce(self, topic: str, value: bytes, *, partition: int, on_delivery: Callable[[KafkaError | None, Any], None]) -> None:
-        """Queue a record. Raises BufferError, KafkaException."""
-
-    def poll(self, timeout: float) -> int:
-        """Wait for events and run their callbacks."""
-
-    def purge(self) -> None:
-        """Drop what is queued and in flight."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """Counters since the sidecar was made (in a forked child: since the fork)."""
-
-    sent: int = 0
-    """Observations handed to the client; trying one again is not counted."""
-    acknowledged: int = 0
-    """Observations that are in the topic."""
-    failed: int = 0
-    """Attempts that ended with an error, and faults inside the sidecar."""
-    dropped: int = 0
-    """Offsets whose report was given up: told as unobserved later, or not at all where the sidecar was closed first."""
-    backlog_bytes: int = 0
-    """Memory of what is not yet acknowledged, about."""
 
 
 class Reporter:
@@ -109,7 +69,7 @@ class Reporter:
         self._producer: ProducerLike | None = None
         self._begin()
         self._producer = make_producer()
-        _LIVE.add(self)
+        lifetime.forks(self)
 
     def _begin(self) -> None:
         """The state of a sidecar that has reported nothing: in a new process everything is new, the lock too."""
@@ -306,7 +266,7 @@ class Reporter:
             self._producer.purge()  # or the client would wait for the brokers
         self._producer = None
         self._retired.clear()
-        _LIVE.discard(self)
+        lifetime.has_ended(self)
 
     def _flush_held(self, timeout: float) -> bool:
         """What is held for the sake of order goes now, or never."""
@@ -343,6 +303,7 @@ class Reporter:
             self._producer = self._make_producer()
         if self._thread is None:
             self._turned_at = self._clock()
+            lifetime.ends(self)
             self._thread = threading.Thread(target=self._run, name="gapstream-sidecar", daemon=True)
             self._thread.start()
 
@@ -432,7 +393,7 @@ class Reporter:
             self._failed_partitions.pop(state.key, None)
             self._send(state)
         else:
-            state.unknown = error.code() in _NOT_WATCHED
+            state.unknown = error.code() in NOT_WATCHED
             self._retry(state, error)
 
     def _retry(self, state: Outgoing, error: KafkaError | BufferError) -> None:
@@ -543,34 +504,3 @@ class Reporter:
         closed = self._closed
         self._begin()
         self._closed = self._closing = closed
-
-
-_LIVE: set[Reporter] = set()
-
-
-def _close_all() -> None:
-    deadline = time.monotonic() + EXIT_S
-    for reporter in list(_LIVE):
-        try:
-            reporter.close(max(0.0, deadline - time.monotonic()))
-        except Exception as error:
-            reporter.fault("closing", error)
-
-
-def _after_fork_in_child() -> None:
-    for reporter in list(_LIVE):
-        reporter.after_fork_in_child()
-
-
-atexit.register(_close_all)
-if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
-    os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def client_settings(settings: Mapping[str, Any], complaints: Complaints) -> dict[str, Any]:
-    """``settings`` with the callbacks that keep librdkafka from writing to the host's stderr."""
-
-    def on_error(error: KafkaError) -> None:
-        complaints.say("client", f"gapstream sidecar: brokers can't be used, reports are held back: {error}")
-
-    return {**settings, "error_cb": on_error, "logger": CLIENT_LOGGER}

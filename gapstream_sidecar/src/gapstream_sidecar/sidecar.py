@@ -12,6 +12,7 @@ from weakref import WeakSet
 from confluent_kafka import KafkaException, Producer
 
 from gapstream_sidecar.aio import AioFollower, WrappedAioConsumer
+from gapstream_sidecar.client import client_settings
 from gapstream_sidecar.clientconf import known
 from gapstream_sidecar.complaints import Complaints
 from gapstream_sidecar.consumer import ConsumerFollower, WrappedConsumer
@@ -20,8 +21,9 @@ from gapstream_sidecar.faustapp import NEEDED, Attachment
 from gapstream_sidecar.follower import Terms
 from gapstream_sidecar.outbox import QUARANTINED
 from gapstream_sidecar.producer import Transaction, WrappedProducer
-from gapstream_sidecar.reporter import Reporter, Stats, client_settings
+from gapstream_sidecar.reporter import Reporter
 from gapstream_sidecar.settings import connection_settings, producer_settings
+from gapstream_sidecar.stats import Stats
 from gapstream_sidecar.tail import TailReader
 
 C = TypeVar("C")
