@@ -95,7 +95,7 @@ class AioInstance(Instance, ConsumerRebalanceListener):  # type: ignore[misc]  #
             else:
                 commits = self.some(pending)
                 await self._commit(commits, commits)
-        if self.draw(0.15):
+        if self.draw(0.35):
             upto = self.book.settled
             if await asyncio.to_thread(self.sidecar.flush, 2):
                 self.book.flushed(upto)
@@ -137,7 +137,7 @@ class AioInstance(Instance, ConsumerRebalanceListener):  # type: ignore[misc]  #
         target = self.target(kind, stop, self.consumer.highwater(self._place(partition)) or 0)
         if target is None:
             return
-        self.fault(kind, partition=partition, at=stop, to=target)
+        self.fault(kind, partition=partition, stands=stop, to=target)
         if kind != "ahead":
             self.consumer.seek(self._place(partition), target)
             self.book.stop[partition] = target  # what a commit without arguments means from here on

@@ -101,7 +101,7 @@ class ConfluentInstance(Instance):
             self._store(pending)
         elif pending and self.options.mode == "manual" and (not self.faulty or self.draw(0.7)):
             self._commit_somehow(pending)
-        if self.draw(0.15):
+        if self.draw(0.35):
             self.flush(2)
 
     def _commit_somehow(self, pending: Commits) -> None:
@@ -185,7 +185,7 @@ class ConfluentInstance(Instance):
         target = self.target(kind, stop, high)
         if target is None:
             return
-        self.fault(kind, partition=partition, at=stop, to=target)
+        self.fault(kind, partition=partition, stands=stop, to=target)
         if kind != "ahead":
             try:
                 self.consumer.seek(TopicPartition(self.options.topic, partition, target))

@@ -25,7 +25,7 @@ SESSION_MS = 3_000
 SKIP_MAX, REPEAT_MAX, AHEAD_MAX = 60, 50, 40
 _FAULT_SHARE = 0.04
 """Of each fault, per batch: a few dozen in a minute."""
-_AHEAD_SHARE = 0.01
+_AHEAD_SHARE = 0.02
 _LATEST_SHARE = 0.08
 """Per partition and assignment."""
 

@@ -96,7 +96,7 @@ class Group:
                     extra = ["--die", self._points[self._count % len(self._points)], "--after", str(self.rng.randrange(3, 40))]
                 self.processes[slot] = self.start(slot, *extra)
                 self.made["joined"] += 1
-                self._ends[slot] = now + self.rng.uniform(7.0, 18.0)
+                self._ends[slot] = now + self.rng.uniform(5.0, 14.0)
             elif self.rng.random() < 0.5:
                 process.kill()
                 self.made["killed from outside"] += 1
