@@ -74,7 +74,8 @@ class Instance:
         """What goes wrong after this batch."""
         if not self.faulty:
             return None
-        if not self.automatic and self.draw(_AHEAD_SHARE):
+        due = self.options.die == "ahead" and self.batches >= self.options.after
+        if not self.automatic and (due or self.draw(_AHEAD_SHARE)):
             return "ahead"
         return next((kind for kind in ("skip", "repeat") if self.draw(_FAULT_SHARE)), None)
 

@@ -66,7 +66,9 @@ class Book:
     def revoked(self, partitions: Iterable[int]) -> None:
         """They went."""
         self.rebalances += 1
-        for partition in partitions:
+        gone = sorted(partitions)
+        self.notes.write("revoked", partitions=gone)
+        for partition in gone:
             self.stop.pop(partition, None)
             if not self._automatic:
                 self._given_up.setdefault(partition, set()).update(self.handed.pop(partition, set()))

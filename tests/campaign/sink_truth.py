@@ -47,9 +47,9 @@ def amount(instances: Iterable[list[Note]], partitions: int, *, automatic: bool)
             (truth[partition].certain if certain else truth[partition].doubtful).update(offsets)
     if automatic:
         for notes in told:
-            if not _ended(notes):
-                for partition in truth:
-                    truth[partition].unknown.update(_unknown(notes, partition, told))
+            for partition, one in truth.items():
+                for end in _ends(notes, partition):
+                    one.unknown.update(_unknown(notes, partition, end, told))
     return truth
 
 
@@ -74,27 +74,40 @@ def requests(notes: list[Note]) -> Iterator[tuple[int, int, list[int], bool]]:
             yield number, int(name), _offsets(asked), False
 
 
-def _unknown(notes: list[Note], partition: int, told: list[list[Note]]) -> range:
-    """What nobody can tell of an instance that died: from where it was certain to where the next one began."""
-    handed = [offset for one in notes if one["note"] == "handed" and one["partition"] == partition for run in one["runs"] for offset in run]
-    if not handed and not any(partition in one["partitions"] for one in notes if one["note"] == "assigned"):
-        return range(0)
-    died = notes[-1]["at"]
-    begins = sorted((begun, first) for begun, first in (_begins(other, partition, died) for other in told if other is not notes) if begun)
+def _ends(notes: list[Note], partition: int) -> list[int]:
+    """When this instance ceased to own the partition: it died, or a rebalance took it."""
+    owned = any(one["note"] == "assigned" and partition in one["partitions"] for one in notes)
+    return [one["at"] for one in notes if one["note"] == "revoked" and partition in one["partitions"]] + [notes[-1]["at"]] if owned else []
+
+
+def _unknown(notes: list[Note], partition: int, end: int, told: list[list[Note]]) -> range:
+    """What nobody can tell of the client of one that owned the partition until then: from what is certain to where it was owned next.
+
+    One that is well says in the end that there is no more; the next one may ask before that.
+    """
+    begins = sorted(found for other in told if (found := _begins(other, partition, end)) is not None)
     if not begins:
         return range(0)
     stop = max(first for _, first in begins[:3])  # the next ones may have died before they could say where they began
-    open_ = [offset for _, place, offsets, certain in requests(notes) if place == partition and not certain for offset in offsets]
-    low = min([*open_, *_not_asked(notes, partition), max(handed, default=begins[0][1] - BATCH_MAX) + 1])
-    return range(max(0, low), stop)
+    before = [one for one in notes if one["at"] <= end]
+    handed = [offset for one in before if one["note"] == "handed" and one["partition"] == partition for offset in _offsets(one["runs"])]
+    if not handed:
+        return range(max(0, begins[0][1] - BATCH_MAX), stop)
+    low, certain_to = max(handed) + 1, handed[0]
+    until = max([one["number"] for one in before if one["note"] == "asked"], default=0)
+    for number, place, offsets, certain in requests(notes):
+        if place != partition or number > until or not offsets:
+            continue
+        certain_to = offsets[-1] + 1 if certain else certain_to
+        low = low if certain else min(low, offsets[0])
+    return range(min(low, certain_to, *_not_asked(before, partition), low), stop)
 
 
-def _begins(notes: list[Note], partition: int, since: int) -> tuple[int, int]:
-    """When one was handed something of the partition first after that, and what; (0, 0): never."""
-    for one in notes:
-        if one["note"] == "handed" and one["partition"] == partition and one["at"] > since:
-            return one["at"], one["runs"][0][0]
-    return 0, 0
+def _begins(notes: list[Note], partition: int, since: int) -> tuple[int, int] | None:
+    """When one was handed something of the partition first after that, and what."""
+    handed = (one for one in notes if one["note"] == "handed" and one["partition"] == partition and one["at"] > since)
+    first = next(handed, None)
+    return None if first is None else (first["at"], first["runs"][0][0])
 
 
 def _not_asked(notes: list[Note], partition: int) -> set[int]:

@@ -38,13 +38,13 @@ PATIENCE_S = 90.0
 MODES = {"confluent": ("manual", "stored", "auto"), "aiokafka": ("manual", "auto")}
 ASSIGNORS = {"confluent": ("cooperative-sticky", "range", "roundrobin"), "aiokafka": ("range", "roundrobin", "sticky")}
 POINTS = {
-    ("confluent", "manual"): ("processed", "asked", "observed", "committed", "confirmed"),
-    ("confluent", "stored"): ("processed", "asked", "stored"),
+    ("confluent", "manual"): ("processed", "asked", "observed", "committed", "confirmed", "ahead"),
+    ("confluent", "stored"): ("processed", "asked", "stored", "ahead"),
     ("confluent", "auto"): ("handed", "processed", "back"),
-    ("aiokafka", "manual"): ("processed", "asked", "observed", "committed", "confirmed"),
+    ("aiokafka", "manual"): ("processed", "asked", "observed", "committed", "confirmed", "ahead"),
     ("aiokafka", "auto"): ("handed", "processed", "back"),
 }
-"""Where an instance kills itself: between processing, observation and commit."""
+"""Where an instance kills itself: between processing, observation and commit; after a commit that is ahead it may just leave."""
 REQUIRED = ("killed at a point", "killed from outside", "left", "joined", "fault skip", "fault repeat", "fault latest", "assigned")
 
 
