@@ -122,6 +122,24 @@ async def test_a_partition_that_a_living_sink_never_touches_is_stalled(bench: Be
     assert told(bench)[1][0] == "sink.resumed"
 
 
+@pytest.mark.parametrize("claims", [True, False])
+async def test_a_record_that_is_retried_for_long_is_missed_only_where_nothing_is_claimed(bench: Bench, claims: bool) -> None:
+    """A parallel consumer: everything above the record that it tries again and again is received already."""
+    owner = await bench.begun()
+    owner.fold_log(log_read(0, 10))
+    await owner.fold_observations(bundle(0, said(runs=[[0, 2], [4, 9]], claim=3 if claims else None)))
+    for minute in range(1, 61):
+        bench.clock.now_ms += 60_000
+        retried = said(runs=[], claim=3) if claims else said(runs=[[9, 9]], source="parallel", sequence=minute)
+        await owner.fold_observations(bundle(minute, retried, heard_ms=bench.clock.now_ms))
+    await until(lambda: owner.flushed_observed == 61, "the flush")
+    await until(lambda: claims or told(bench), "the verdict")
+    assert [event for event in told(bench) if event[0] == "gap.opened"] == ([] if claims else [("gap.opened", [[3, 3]])])
+    await owner.fold_observations(bundle(61, said(runs=[[3, 3]], claim=10 if claims else None), heard_ms=bench.clock.now_ms))
+    await until(lambda: owner.flushed_observed == 62, "the flush")
+    assert [(row.missing, row.observed, row.horizon_offset) for row in owner.rows if row.sink == "billing"] == [(0, 10, 10)]
+
+
 async def test_one_that_nobody_heard_of_is_left_alone(bench: Bench) -> None:
     bench.policies = {"billing": Policy("billing", grace_ms=1_000, stall_after_ms=1)}
     owner = await bench.begun()

@@ -38,6 +38,18 @@ def test_with_auto_commit_a_record_is_received_when_the_application_comes_back(b
     assert bench.runs()[-1] == ([[0, 2]] if batches else [[2, 2]])
 
 
+@pytest.mark.usefixtures("patient")
+def test_with_auto_commit_what_is_handed_out_again_at_once_is_received_again(bench: Bench) -> None:
+    sidecar = bench.sidecar()
+    consumer, inside = bench.wrapped(sidecar, auto_commit=True)
+    for first in (0, 2):  # the application comes back twice before anything is reported
+        inside.deliver("orders", 0, *range(first, 5))
+        assert consumer.consume(10)
+        consumer.consume(10)
+    assert sidecar.flush()
+    assert [runs for runs in bench.runs() if runs] == [[[0, 4]], [[2, 4]]]
+
+
 def test_with_auto_commit_reports_leave_by_themselves(bench: Bench) -> None:
     consumer, inside = bench.wrapped(auto_commit=True)
     inside.deliver("orders", 0, *range(5))

@@ -347,6 +347,10 @@ class Deliveries:
         self._fresh_replays.clear()
         return ripe
 
+    def ripens_again(self) -> bool:
+        """Whether something may be ripe already and ripen once more: it has to be taken before, or twice would count as once."""
+        return any(state.delivered and first < state.delivered.bounds[-1] for state, first, _ in self._fresh)
+
     def take_ripe(self) -> list[Asked]:
         """Everything that is ripe."""
         ends = {key: max([0, *state.delivered.bounds[-1:], *state.uncertain.bounds[-1:]]) for key, state in self._partitions.items()}

@@ -86,7 +86,12 @@ class Follower:
     def ask(self, commits: Mapping[Key, int], *, named: bool = True) -> None:
         """The application asks for these offsets, by their numbers or not: what they cover is received."""
         with self.lock:
+            self._keep_apart()
             self._tell(self.deliveries.ask(commits, named=named))
+
+    def _keep_apart(self) -> None:
+        if self.deliveries.ripens_again():
+            self._tell(self.deliveries.take_ripe())
 
     def _tell(self, asked: Iterable[Asked]) -> None:
         for one in asked:
@@ -176,6 +181,7 @@ class Follower:
         """The application asks for more: what a client commits by itself is received."""
         if self.terms.automatic and not self.terms.explicit:
             with self.lock:
+                self._keep_apart()
                 if self.deliveries.ripen() and not self._harvesting:
                     self._harvesting = True
                     self.reporter.call_soon(self.harvest, HARVEST_S)
