@@ -32,8 +32,9 @@ log = structlog.get_logger("gapstream.tables")
 
 TICK_SECONDS = 0.2
 """It is looked this often whether there is something to be asked."""
-BACKOFF_FIRST_SECONDS, BACKOFF_LAST_SECONDS = 10.0, 300.0
-"""Pauses after failures, each twice as long as the one before."""
+BACKOFF_SECONDS = 60.0
+"""Pauses after failures begin at ``every`` and double up to this, or stay at a longer ``every``: one connection a minute hurts nobody,
+and a server that is back is asked soon."""
 INSPECT_SECONDS = 300.0
 """Whether the table can prove what it holds is asked again after so long, and after every failure."""
 SAID_SECONDS = 30.0
@@ -221,8 +222,8 @@ class TableWatcher:
         for watch in watches:
             watch.note(reason)
         self._failures += 1
-        pause: float = BACKOFF_FIRST_SECONDS * 2 ** min(self._failures - 1, 10)
-        return max(self.rules.every_s, min(pause, BACKOFF_LAST_SECONDS))
+        pause: float = self.rules.every_s * 2 ** min(self._failures - 1, 10)
+        return max(self.rules.every_s, min(pause, BACKOFF_SECONDS))
 
     # --- before the question ------------------------------------------------------------------------------------------
 

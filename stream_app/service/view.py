@@ -241,10 +241,10 @@ class StatusView:
         return self._why_row_unknown(row, now_ms, row.heard or self.heard(row.topic, row.sink))
 
     def _why_row_unknown(self, row: Row, now_ms: int, heard: bool) -> str | None:
+        if row.unknown is not None:  # whoever is asked and never answered is not known by that alone
+            return row.unknown
         if not (row.heard or row.sink == LOG or heard):
             return NEVER_HEARD
-        if row.unknown is not None:
-            return row.unknown
         end_read_ms = self._end_read_ms(row)
         if end_read_ms is not None and now_ms - end_read_ms > self._unknown_after_ms:
             return f"the end of the log was last read at {rfc3339(end_read_ms)}"

@@ -37,7 +37,7 @@ BROKEN = "ClickHouse at c:8123 can't be reached or did not answer (it did not an
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FLUSH_SECONDS", "RETRY_SECONDS", "PACE_SECONDS"):
         monkeypatch.setattr(owner_module, name, 0.005)
-    for name in ("TICK_SECONDS", "BACKOFF_FIRST_SECONDS"):
+    for name in ("TICK_SECONDS", "BACKOFF_SECONDS"):
         monkeypatch.setattr(tables_module, name, 0.001)
 
 
@@ -398,12 +398,11 @@ async def test_the_snapshot_is_of_when_the_question_began(world: World) -> None:
     assert begun == 1_700_000_000_000
 
 
-def test_pauses_grow_up_to_five_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("every_s", "pauses"), [(1, [1, 2, 4, 8, 16, 32, 60, 60]), (10, [10, 20, 40, 60, 60]), (300, [300, 300])])
+def test_pauses_grow_up_to_a_minute(monkeypatch: pytest.MonkeyPatch, every_s: float, pauses: list[float]) -> None:
     monkeypatch.undo()
-    world = World()
-    assert [world.watcher._fail([], "x") for _ in range(8)] == [10, 20, 40, 80, 160, 300, 300, 300]
-    world.rules = Rules("orders", SINK, every_s=60, sweep_s=900, verify_ms=1)
-    assert world.make("table:me")._fail([], "x") == 60
+    world = World(rules=Rules("orders", SINK, every_s, sweep_s=900, verify_ms=1))
+    assert [world.watcher._fail([], "x") for _ in pauses] == pauses
 
 
 async def test_a_table_that_can_not_prove_what_it_holds_is_not_asked(world: World) -> None:
