@@ -170,7 +170,9 @@ class Ledger:
             sink.moved_ms = now_ms if sink.stands_at is not None and not sink.stalled else None
             for sample in sink.samples:
                 sample.worker_ms = now_ms
-            if not sink.policy.configured and sink.silent_ms is None:
+            if sink.policy.configured:
+                sink.snapshots.goes_on(sink.policy.checks)
+            elif sink.silent_ms is None:
                 sink.silent_ms = now_ms
 
     # --- inputs -------------------------------------------------------------------------------------------------------
@@ -278,6 +280,8 @@ class Ledger:
         if not sink.policy.configured:
             sink.silent_ms = now_ms
         self._tell_moved(sink, observation, moved, now_ms)
+        if moved.vanished:
+            self.vanish(sink.policy.name, moved.vanished, now_ms)
         return True
 
     def forget(self, name: str) -> bool:
@@ -349,11 +353,11 @@ class Ledger:
         """Settle what needs no look; return what does, one step per sink, bounded."""
         found = []
         for sink in self.judged():
-            sample = sink.passed(self.broker_ms, self.heard_ms)
-            if sample is None:
+            horizon = sink.passed(self.broker_ms, self.heard_ms)
+            if horizon is None:
                 continue
             sink.fix_floor(self.log)
-            due = self._due(sink, min(sample.horizon, self.log.read))
+            due = self._due(sink, min(horizon, self.log.read))
             if due is not None:
                 found.append(due)
         return found
@@ -361,8 +365,8 @@ class Ledger:
     def has_due(self) -> bool:
         """Whether some sink's horizon has passed its grace beyond what is judged: time for :meth:`candidates`."""
         for sink in self.judged():
-            sample = sink.passed(self.broker_ms, self.heard_ms)
-            if sample is not None and min(sample.horizon, self.log.read) > (sink.settled if sink.settled is not None else -1):
+            horizon = sink.passed(self.broker_ms, self.heard_ms)
+            if horizon is not None and min(horizon, self.log.read) > (sink.settled if sink.settled is not None else -1):
                 return True
         return False
 

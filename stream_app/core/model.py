@@ -23,6 +23,8 @@ CHUNK = 65_536
 """Offsets per chunk: the span of one Roaring container (https://roaringbitmap.org, format specification)."""
 MAX_OFFSET = 2**63 - 1
 """Kafka's offsets are signed 64-bit integers."""
+DOUBLED_MAX = 8
+"""Rows beyond the first that a snapshot can name of one offset: of an offset with more than nine rows, nine are counted."""
 
 
 class Absent(StrEnum):
@@ -140,6 +142,8 @@ class Snapshot:
     rows: int
     at_ms: int
     """Start of the query."""
+    doubled: tuple[Runs, ...] = ()
+    """Offsets with at least two rows, three, ..., each level within the one before it; at most :data:`DOUBLED_MAX` of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +212,7 @@ class Row(msgspec.Struct, kw_only=True, omit_defaults=False):
     records: int | None = None
     observed: int | None = None
     rows: int | None = None
+    """Of a sink that is asked for all it has: rows found, each counted once, those that are gone again included."""
     missing: int | None = None
     missing_by_cause: dict[str, int] = msgspec.field(default_factory=dict)
     gaps: int | None = None

@@ -45,6 +45,7 @@ def _row(ledger: Ledger, sink: SinkState, now_ms: int) -> Row:
         horizon_offset=log.read if is_log else sink.horizon,
         records=log.records,
         observed=log.records if is_log else (sink.observed if heard else None),
+        rows=sink.observed + sink.duplicates if sink.snapshots.last_ms is not None else None,
         missing=sum(by_cause.values()) if heard else None,
         missing_by_cause=by_cause,
         gaps=sum(map(len, sink.gaps.values())) if heard else None,

@@ -8,19 +8,18 @@ The moves are those of :mod:`stream_app.core.states`, as operations on sets.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from stream_app.core.checks import Checks
 from stream_app.core.gaps import Gaps
 from stream_app.core.log import LogState
-from stream_app.core.model import CHUNK, Cause, Look, Observation, Reason, Run, Status
+from stream_app.core.model import CHUNK, Cause, Look, Observation, Reason, Run, Snapshot, Status
 from stream_app.core.offsets import END, OffsetSet
 from stream_app.core.openings import OPENINGS_MAX, Opening, coarser
+from stream_app.core.samples import Sample, keep, passed_by_time
+from stream_app.core.snapshots import Snapshots, judged_from
 from stream_app.core.sources import Claimed, Sources
 
-SAMPLES_MAX = 32
-"""(time, horizon) samples kept. They fall into buckets of grace/16, told apart by either clock, so that up to 34 fall into one
-grace; where there are more, every second one goes and what it said waits for the next."""
 STAMPS_MAX = 10_000
 """Record times remembered for the ends of open gaps; beyond, a gap's times are unknown."""
 AGAIN_MAX = 8
@@ -58,15 +57,6 @@ class Policy:
 
 
 @dataclass(slots=True)
-class Sample:
-    """The horizon as it stood at a time, by the broker's clock and by the worker's."""
-
-    broker_ms: int
-    worker_ms: int
-    horizon: int
-
-
-@dataclass(slots=True)
 class Moved:
     """What one observation moved: record offsets by what is to be said of them."""
 
@@ -78,6 +68,8 @@ class Moved:
     accepted: OffsetSet = field(default_factory=OffsetSet)
     """Unread offsets that were acknowledged: they never were open."""
     reopened: dict[Cause, OffsetSet] = field(default_factory=dict)
+    vanished: OffsetSet = field(default_factory=OffsetSet)
+    """What agreeing snapshots lack, to be judged by :meth:`SinkState.vanish`."""
 
 
 @dataclass(slots=True)
@@ -109,6 +101,7 @@ class SinkState:
     """Explained before they were open, not told yet (told once the log is read that far)."""
     untold_duplicates: OffsetSet = field(default_factory=OffsetSet)
     sources: Sources = field(default_factory=Sources)
+    snapshots: Snapshots = field(default_factory=Snapshots)
     sequence: int = 0
     observed: int = 0
     duplicates: int = 0
@@ -152,13 +145,15 @@ class SinkState:
         Of a sink that was never heard of before, what the log has forgotten is passed over: nobody can tell any more which
         offsets there hold records.
         """
-        moved = Moved()
-        if self.sources.is_repeat(observation):
+        moved, snapshot = Moved(), observation.snapshot
+        if self.sources.is_repeat(observation) or (snapshot is not None and self.snapshots.is_old(snapshot)):
             moved.repeat = True
             return moved
         offsets = OffsetSet(observation.runs)
         offsets.remove(0, max(log.origin, log.forgotten if self.floor is None else self.floor))
         match observation.status:
+            case Status.RECEIVED if snapshot is not None:
+                self._compare(snapshot, observation.source, offsets, log, moved)
             case Status.RECEIVED:
                 alertable = observation.source is not None and observation.sequence is not None
                 self._receive(offsets, log, moved, alertable)
@@ -175,6 +170,8 @@ class SinkState:
             self.moved_ms = now_ms
         self._note_lowest(observation, moved.claimed, log)
         self._raise_horizon(observation, broker_ms, now_ms)
+        if snapshot is not None:
+            self._agree(log)
         return moved
 
     def _receive(self, offsets: OffsetSet, log: LogState, moved: Moved, alertable: bool) -> None:
@@ -182,10 +179,26 @@ class SinkState:
         count = known.count
         records = log.without_absent(known)
         self.absent_observed += count - records.count
-        self._receive_records(records, moved, alertable)
-        self._receive_ahead(offsets.within(log.read, END), alertable)
+        self._count_duplicates(self._receive_records(records, moved), alertable)
+        self._note_again(self._receive_ahead(offsets.within(log.read, END)), alertable)
 
-    def _receive_records(self, records: OffsetSet, moved: Moved, alertable: bool) -> None:
+    def _compare(self, snapshot: Snapshot, maker: str | None, offsets: OffsetSet, log: LogState, moved: Moved) -> None:
+        """Take all that the sink has of a range: once more is no duplicate, and what it had and has not is a suspect."""
+        known, grace, lowest = self.snapshots, self.policy.grace_ms, judged_from(log, self.settled)
+        known.take(snapshot, maker, self.samples, grace)
+        known.forget_below(lowest)
+        lacking = self.received_within(snapshot.first, snapshot.stop, log) - offsets
+        moved.vanished = known.suspect(lacking, offsets, grace)
+        there = offsets.within(0, log.read)
+        records = log.without_absent(there.copy())
+        self.absent_observed += known.note_absent((there - records).within(lowest, END))
+        self._receive_records(records, moved)
+        self._receive_ahead(offsets.within(log.read, END))
+        for doubled in known.note_doubled(snapshot, offsets.within(lowest, END)):
+            self._count_duplicates(log.without_absent(doubled.within(0, log.read)), alertable=True)
+
+    def _receive_records(self, records: OffsetSet, moved: Moved) -> OffsetSet:
+        """Returns what was received before; changes its argument."""
         count = records.count
         self._take_from(self.unread, records)
         for reason in EXPLAINED:
@@ -202,8 +215,7 @@ class SinkState:
         self.received.update(new)
         records.difference_update(new)
         self.observed += count - records.count
-        if records:
-            self._count_duplicates(records, alertable)
+        return records
 
     def _beside(self, reason: Reason) -> tuple[OffsetSet, ...]:
         """What is noted of explained offsets and goes with them."""
@@ -223,20 +235,26 @@ class SinkState:
         """Received is stored at and above ``settled`` only; below, it is what is left."""
         self.received.update(offsets.within(self.settled or 0, END))
 
-    def _receive_ahead(self, offsets: OffsetSet, alertable: bool) -> None:
-        """Above ``log.read`` it is not known yet which offsets are records: remember how often each was observed."""
+    def _receive_ahead(self, offsets: OffsetSet) -> OffsetSet:
+        """Above ``log.read`` it is not known yet which offsets are records. Returns what was received before."""
         for reason in EXPLAINED:
             taken = _take(self.explained[reason], offsets)
             for was in self._beside(reason):
                 _drop(was, taken)
-        for seen in (self.received, *self.again):
+        before = offsets & self.received
+        self.received.update(offsets)
+        return before
+
+    def _note_again(self, offsets: OffsetSet, alertable: bool) -> None:
+        """Remember how often each of these, which are above ``log.read``, was observed."""
+        if alertable:
+            self.again_told.update(offsets)
+        for seen in self.again:
+            if not offsets:
+                break
             carry = offsets & seen
             seen.update(offsets)
             offsets = carry
-            if not offsets:
-                break
-            if alertable and seen is self.received:
-                self.again_told.update(offsets)
 
     def _count_duplicates(self, records: OffsetSet, alertable: bool) -> None:
         self.duplicates += records.count
@@ -343,43 +361,40 @@ class SinkState:
         if unclaimed and self.claim is not None:
             # What was only observed counted as the horizon until now; a claim is the sink's own word and may be lower.
             self.samples = [sample for sample in self.samples if sample.horizon <= after]
+            self.snapshots.take_back(after)
         if before is None or after > before:
             self.moved_ms = now_ms
         known = (self.settled, self.samples[-1].horizon if self.samples else None)
         if all(horizon is None or after > horizon for horizon in known):
-            self._sample(Sample(broker_ms, now_ms, after))
-
-    def _sample(self, sample: Sample) -> None:
-        """Keep the horizon's history, in buckets; a merged sample takes the later time, so a verdict is late, never early."""
-        width = max(self.policy.grace_ms // 16, 1)
-        buckets = [(s.broker_ms // width, s.worker_ms // width) for s in (*self.samples[-1:], sample)]
-        if len(buckets) == 2 and buckets[0] == buckets[1]:
-            self.samples[-1] = sample
-            return
-        self.samples.append(sample)
-        if len(self.samples) > SAMPLES_MAX:
-            # Neither the oldest goes, or under a steady stream none would ever grow as old as grace, nor the highest.
-            del self.samples[1:-1:2]
+            keep(self.samples, Sample(broker_ms, now_ms, after, self.snapshots.at_of(observation, now_ms)), self.policy.grace_ms)
 
     # --- verdicts -----------------------------------------------------------------------------------------------------
 
-    def passed(self, broker_ms: int | None, heard_ms: int | None) -> Sample | None:
-        """The highest sample whose ``grace`` is over.
+    def passed(self, broker_ms: int | None, heard_ms: int | None) -> int | None:
+        """The highest horizon whose ``grace`` is over, by the clock of the sink's snapshots where it makes some.
 
-        ``broker_ms``: broker's time of the last observation read; ``heard_ms``: worker's time up to which the observations
-        were read to their end. Each is compared with its own clock only, so clocks that differ do no harm, and a worker that
-        was frozen judges nothing before it has read what it missed.
+        ``broker_ms``, ``heard_ms``: as :func:`stream_app.core.samples.passed_by_time` has them.
         """
-        grace = self.policy.grace_ms
-        mirrored, copied_ms = self.policy.mirrored, self.copied_ms
-        found = None
-        for sample in self.samples:
-            by_broker = broker_ms is not None and sample.broker_ms + grace <= broker_ms
-            by_worker = heard_ms is not None and sample.worker_ms + grace <= heard_ms
-            copied = not mirrored or (copied_ms is not None and sample.worker_ms + grace <= copied_ms)
-            if copied and (by_broker or by_worker):
-                found = sample
-        return found
+        if self.snapshots.last_ms is None:
+            samples, grace = self.samples, self.policy.grace_ms
+            if self.policy.mirrored:  # and all that was copied by then is folded
+                copied_ms = self.copied_ms
+                samples = [] if copied_ms is None else [sample for sample in samples if sample.worker_ms + grace <= copied_ms]
+            return passed_by_time(samples, grace, broker_ms, heard_ms)
+        agreed = self.snapshots.agreed_to
+        return agreed if self.settled is not None and agreed > self.settled else None
+
+    def _agree(self, log: LogState) -> None:
+        """A snapshot was taken: what it makes due is judged from the floor on that holds now."""
+        start = self._lowest_answered(log) if self.settled is None else self.settled
+        self.snapshots.agree(start, self.samples, self.policy.grace_ms)
+        if self.snapshots.agreed_to and self.settled is None:
+            self.fix_floor(log)
+
+    def _lowest_answered(self, log: LogState) -> int:
+        lowest = self.lowest if self.lowest is not None else log.read
+        floor = next(offset for offset in (self.floor, self.policy.floor, lowest) if offset is not None)
+        return max(floor, log.origin, log.forgotten) if self.floor is None else floor
 
     def fix_floor(self, log: LogState) -> None:
         """At the first verdict: the floor of the configuration, or the lowest offset observed or claimed.
@@ -387,12 +402,11 @@ class SinkState:
         Never below what the log has forgotten: there nobody can tell any more which offsets hold records.
         """
         if self.floor is None:
-            lowest = self.lowest if self.lowest is not None else log.read
-            floor = self.policy.floor if self.policy.floor is not None else lowest
-            self.floor = max(floor, log.origin, log.forgotten)
+            self.floor = self._lowest_answered(log)
             rest = (*self.explained.values(), *self.acknowledged.values(), *self.untold.values(), *self.again)
             for offsets in (self.received, self.unread, self.again_told, *rest):
                 offsets.remove(0, self.floor)
+            self.snapshots.forget_below(self.floor)
         if self.settled is None:
             self.settled = self.floor
 
@@ -454,17 +468,24 @@ class SinkState:
 
         Only what the log still holds is judged: below its start nobody can tell any more which offsets hold records.
         """
-        ahead = (offsets & self.received).within(0, log.read)
-        gone = OffsetSet()
-        if self.settled is not None:
-            lowest = max(self.floor or 0, log.origin, log.start)
-            gone = offsets.within(min(lowest, self.settled), self.settled)
-            for known in (*self.explained.values(), *self.open.values(), self.unread):
-                _drop(gone, known)
-        self.received.difference_update(ahead)
-        gone = log.without_absent(gone | ahead)
+        first, last = offsets.first(), offsets.last()
+        if first is None or last is None:
+            return OffsetSet()
+        gone = offsets & self.received_within(first, last + 1, log)
+        self.received.difference_update(gone)
         self.add_open(Cause.VANISHED, gone, log)
         return gone
+
+    def received_within(self, first: int, stop: int, log: LogState) -> OffsetSet:
+        """Records of ``[first, stop)`` that were received, as far as the log was read and tells records apart."""
+        found = self.received.within(first, max(first, min(stop, log.read)))
+        if self.settled is not None:
+            low, high = max(first, self.floor or 0, log.origin, log.start), min(stop, self.settled)
+            below = OffsetSet([(low, high)] if low < high else ())
+            for known in (*self.explained.values(), *self.open.values(), self.unread):
+                _drop(below, known)
+            found.update(below)
+        return log.without_absent(found)
 
     # --- the log moves ------------------------------------------------------------------------------------------------
 
@@ -495,6 +516,8 @@ class SinkState:
             offsets.difference_update(ahead - records)
             if offsets is self.received:
                 self.observed += records.count
+                if self.snapshots.last_ms is not None:
+                    self.snapshots.note_absent(ahead - records)
             if offsets is not self.explained[Reason.UNOBSERVED]:
                 self.absent_observed += ahead.count - records.count
         for level in self.again:
@@ -509,6 +532,8 @@ class SinkState:
             if self.policy.tell_duplicates:
                 self.untold_duplicates.update(twice & self.again_told)
         self.again_told.remove(0, log.read)
+        for twice in self.snapshots.doubled_between(before, log.read):
+            self._count_duplicates(log.without_absent(twice), alertable=True)
 
     def truncate(self, offset: int) -> dict[Cause, OffsetSet]:
         """The log lost everything from ``offset`` on: forget it. Returns what was open there."""
@@ -527,8 +552,9 @@ class SinkState:
         self.lowest = min(self.lowest, offset) if self.lowest is not None else None
         self.awaited = min(self.awaited, offset) if self.awaited is not None else None
         self.sources.truncate(offset)
+        self.snapshots.truncate(offset)
         self.doubted_to = min(self.doubted_to, offset)
-        self.samples = [Sample(s.broker_ms, s.worker_ms, min(s.horizon, offset)) for s in self.samples]
+        self.samples = [replace(sample, horizon=min(sample.horizon, offset)) for sample in self.samples]
         return closed
 
     # --- what listings need -------------------------------------------------------------------------------------------

@@ -19,7 +19,9 @@ from stream_app.core.log import LogState, Timeline
 from stream_app.core.model import MAX_OFFSET, Absent, Cause, Reason
 from stream_app.core.offsets import OffsetSet
 from stream_app.core.openings import Opening
-from stream_app.core.sink import EXPLAINED, Policy, Sample, SinkState
+from stream_app.core.samples import Sample
+from stream_app.core.sink import EXPLAINED, Policy, SinkState
+from stream_app.core.snapshots import Snapshots
 from stream_app.core.sources import Sources
 
 VERSION = 1
@@ -75,6 +77,18 @@ class Head(msgspec.Struct, array_like=True):
     dropped: dict[str, Count]
 
 
+class SnapshotsHead(msgspec.Struct, array_like=True):
+    """What a sink that makes snapshots has beside its sets."""
+
+    last_ms: int | None
+    maker: str | None
+    agreed_to: Offset
+    older_ms: int
+    newer_ms: int
+    sampled_ms: list[int]
+    """By sample of the horizon: its time by the clock of the snapshots."""
+
+
 class SinkHead(msgspec.Struct, array_like=True):
     """All of one sink but its sets."""
 
@@ -99,6 +113,7 @@ class SinkHead(msgspec.Struct, array_like=True):
     awaited: Offset | None = None
     unknown: dict[str, str] = {}
     silent_ms: int | None = None
+    snapshots: SnapshotsHead | None = None
 
 
 class SinkGaps(msgspec.Struct, array_like=True):
@@ -140,6 +155,10 @@ def _sink_sets(sink: SinkState) -> list[OffsetSet]:
         sink.untold_duplicates,
         *sink.again,
         sink.again_told,
+        sink.snapshots.older,
+        sink.snapshots.newer,
+        *sink.snapshots.doubled,
+        sink.snapshots.absent,
     ]
 
 
@@ -385,7 +404,16 @@ def _sink_head(sink: SinkState) -> SinkHead:
         sink.awaited,
         sink.checks.unknown,
         sink.silent_ms,
+        _snapshots_head(sink),
     )
+
+
+def _snapshots_head(sink: SinkState) -> SnapshotsHead | None:
+    known = sink.snapshots
+    if known.last_ms is None and not any(sample.at_ms for sample in sink.samples):
+        return None
+    times = [sample.at_ms for sample in sink.samples]
+    return SnapshotsHead(known.last_ms, known.maker, known.agreed_to, known.older_ms, known.newer_ms, times)
 
 
 def _sink_gaps(sink: SinkState) -> SinkGaps:
@@ -394,7 +422,7 @@ def _sink_gaps(sink: SinkState) -> SinkGaps:
 
 
 def _sink(name: str, head: SinkHead) -> SinkState:
-    return SinkState(
+    sink = SinkState(
         Policy(name) if head.configured else Policy.unconfigured(name),
         heard=head.heard,
         floor=head.floor,
@@ -414,3 +442,14 @@ def _sink(name: str, head: SinkHead) -> SinkState:
         checks=Checks(head.unknown),
         silent_ms=head.silent_ms,
     )
+    if head.snapshots is not None:
+        _load_snapshots(sink, head.snapshots)
+    return sink
+
+
+def _load_snapshots(sink: SinkState, head: SnapshotsHead) -> None:
+    if len(head.sampled_ms) != len(sink.samples):
+        raise StateError(f"sink {sink.policy.name!r} has {len(sink.samples)} horizons and {len(head.sampled_ms)} times of them")
+    for sample, at_ms in zip(sink.samples, head.sampled_ms, strict=True):
+        sample.at_ms = at_ms
+    sink.snapshots = Snapshots(head.last_ms, head.maker, head.agreed_to, older_ms=head.older_ms, newer_ms=head.newer_ms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from mode import Service
 
 from stream_app.config import Config
 from stream_app.core.model import WorkerRecord
+from stream_app.core.snapshots import TABLE_PREFIX
 from stream_app.kafka.assignor import GroupedAssignor
 from stream_app.kafka.copies import CopyReader
 from stream_app.kafka.driver import Consumer, Transport
@@ -40,8 +42,10 @@ from stream_app.service.plan import Plan
 from stream_app.service.plan import plan as make_plan
 from stream_app.service.port import KafkaPort
 from stream_app.service.status import Life, StatusReader
+from stream_app.service.tables import TableWatcher
 from stream_app.service.telemetry import Telemetry
 from stream_app.service.view import StatusView
+from stream_app.sinks.clickhouse import ClickHouseTable
 from stream_app.web.api import Api
 from stream_app.web.server import install, ssl_context
 
@@ -49,6 +53,8 @@ log = structlog.get_logger("gapstream")
 
 OF_BROKERS = frozenset({TroubleKind.UNREACHABLE, TroubleKind.REFUSED, TroubleKind.UNSUPPORTED, TroubleKind.NO_LEADER})
 """Troubles that every partition of a broker has at once: one line for all of them."""
+SOURCE_CHARS = 100
+"""Of the worker's name in the source of what it finds: a source has room for 200."""
 RETRY_SECONDS = 2.0
 TROUBLE_SECONDS = 0.5
 WATCH_TOPICS_SECONDS = 5.0
@@ -119,6 +125,7 @@ class ClusterService(Service):
         self.cluster_id = "unknown"
         self._status = StatusReader(plan.aiokafka, plan.app_id, app.view, app.telemetry)
         self._life = Life(plan.aiokafka, plan.app_id, self.sign_of_life, app.telemetry)
+        self.tables: list[TableWatcher] = []
         groups = Groups(plan.reader.with_client_id(plan.app_id))
         self._groups = GroupWatcher(groups, app.owners.owners, plan.groups, app.telemetry)
 
@@ -137,6 +144,8 @@ class ClusterService(Service):
         self._status.start()
         self._life.start()
         self._groups.start()
+        for table in self.tables:
+            table.start()
 
     async def _look(self) -> bool | None:
         """See to the topics; whether the set of usable ones changed, None if the cluster could not be asked."""
@@ -216,6 +225,7 @@ class ClusterService(Service):
     async def on_stop(self) -> None:
         """After Faust's services: owners were released by the consumer."""
         await self._groups.stop()
+        await asyncio.gather(*(table.stop() for table in self.tables))
         await self._app.observing.close()
         await self._app.owners.stop()
         await self._life.stop()
@@ -274,7 +284,8 @@ def create_app(config: Config, existing: Iterable[str] = ()) -> GapstreamApp:
         app.tables.add(table)
     for names in app.topic_names.values():
         add_agents(app, names, app.owners)
-    _wire_owners(app, plan, reader, topics, mirrors, clock_ms)
+    port = _wire_owners(app, plan, reader, topics, mirrors, clock_ms)
+    app.cluster.tables = _tables(app, plan, port, clock_ms)
     metrics = Metrics(
         app.owners.rows, app.telemetry.counters, app.view, clock_ms, granularity=config.metrics.granularity, labels=config.metrics.labels
     )
@@ -292,7 +303,7 @@ def create_app(config: Config, existing: Iterable[str] = ()) -> GapstreamApp:
 
 def _wire_owners(
     app: GapstreamApp, plan: Plan, reader: LogReader, topics: Topics, mirrors: Mapping[str, Sequence[Mirror]], clock_ms: Any
-) -> None:
+) -> KafkaPort:
     async def seek(tp: TP, position: int) -> None:
         assert isinstance(app.consumer, Consumer)
         await app.consumer.seek_input(tp, position)
@@ -314,3 +325,21 @@ def _wire_owners(
         app.owners.wire(context, lambda topic: app.state_tables[topic].store, drop, rejoin)
 
     app.wire_owners = wire
+    return port
+
+
+def _tables(app: GapstreamApp, plan: Plan, port: KafkaPort, clock_ms: Any) -> list[TableWatcher]:
+    source = f"{TABLE_PREFIX}{plan.instance[:SOURCE_CHARS]}@{clock_ms()}"  # one run of a worker has one clock
+    return [
+        TableWatcher(
+            one.rules,
+            ClickHouseTable(one.client, one.layout, topic),
+            port,
+            app.owners.owners,
+            app.telemetry,
+            clock_ms,
+            source,
+        )
+        for topic, planned in plan.topics.items()
+        for one in planned.tables
+    ]

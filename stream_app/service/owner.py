@@ -37,6 +37,8 @@ FLUSH_SECONDS = 1.0
 PACE_SECONDS = 0.02
 """Pause after a flush that told events: bounds how often a busy partition commits."""
 RETRY_SECONDS = 1.0
+SAID_BYTES = 4 << 20
+"""Of observations written with one flush, about: a transaction has to end in time."""
 SEEK_AGAIN_SECONDS = 5.0
 """After an input was sought back, deliveries that do not follow are ignored so long before it is sought again."""
 YIELD_EVERY = 200
@@ -69,6 +71,9 @@ class PartitionOwner:
         self._suspect: LogRead | None = None
         self._observations_changed = False
         self._said: list[OutRecord] = []
+        """To be written with the state that notes it."""
+        self._to_say: list[OutRecord] = []
+        """To be written in their order, some with this flush, the rest with the next ones."""
         self._flushing: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._flushed_at = -math.inf
@@ -114,6 +119,8 @@ class PartitionOwner:
         if self._ledger is not None:
             self._mirrors.leave(self._ledger)
         self._ledger = None
+        self._said.clear()
+        self._to_say.clear()
         self.rows, self.clean_end_read_ms = [], None
         self.flushed_read = self.flushed_observed = None
         self.trouble = trouble
@@ -166,7 +173,9 @@ class PartitionOwner:
     def _due(self) -> bool:
         assert self._ledger is not None
         self._ledger.evaluate(self.context.clock_ms())
-        return bool(self._ledger.events or self._said) or asyncio.get_running_loop().time() - self._flushed_at >= FLUSH_SECONDS
+        return (
+            bool(self._ledger.events or self._said or self._to_say) or asyncio.get_running_loop().time() - self._flushed_at >= FLUSH_SECONDS
+        )
 
     async def _begin_until_done(self) -> None:
         while True:
@@ -334,11 +343,11 @@ class PartitionOwner:
     # --- what is said of sinks by those who ask them ------------------------------------------------------------------
 
     def say(self, observations: Iterable[Observation]) -> None:
-        """Have observations of this partition written, in the transaction of the next flush: only the partition's owner can."""
+        """Have observations of this partition written, in the transactions of the next flushes: only the partition's owner can."""
         if self._ledger is not None:
             for one in observations:
                 value = encode(one, self.topic, self.partition)
-                self._said.append(OutRecord(self.names.observations, one.sink.encode(), value, self.partition))
+                self._to_say.append(OutRecord(self.names.observations, one.sink.encode(), value, self.partition))
             self._wake.set()
 
     def note_check(self, sink: str, check: str, failure: str | None) -> None:
@@ -510,12 +519,13 @@ class PartitionOwner:
         first = self.flushed_read is None  # whoever takes over says so, even if nothing else changed
         changes = self._codec.changes(ledger, force=bool(told) or first)
         positions, end_read_ms = (ledger.log.read, ledger.observed_to), ledger.log.end_read_ms
-        if not changes and not told and not first and not self._said:
+        said = self._said + self._next_to_say()
+        if not changes and not told and not first and not said:
             self.clean_end_read_ms = end_read_ms
             return
         now = context.clock_ms()
         rows = report.rows(ledger, now)
-        said, self._said = self._said, []
+        self._said = []
         records = self._state_records(changes) + self._event_records(ledger, told) + said + self._pages.records(ledger, rows)
         last = await self._writer.write(records, self.names.changelog)
         if last is not None:
@@ -527,6 +537,14 @@ class PartitionOwner:
             context.telemetry.told(event, self.rules.policies)
         if told:
             await asyncio.sleep(PACE_SECONDS)
+
+    def _next_to_say(self) -> list[OutRecord]:
+        count = size = 0
+        while count < len(self._to_say) and size < SAID_BYTES:
+            size += len(self._to_say[count].value or b"")
+            count += 1
+        some, self._to_say = self._to_say[:count], self._to_say[count:]
+        return some
 
     def _state_records(self, changes: Changes) -> list[OutRecord]:
         return [OutRecord(self.names.changelog, key, value, self.partition) for key, value in changes]

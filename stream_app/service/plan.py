@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stream_app.config import Config, GroupSink, Sink
+from stream_app.config import ClickHouseSink, Config, GroupSink, Sink
 from stream_app.config.model import Topic
 from stream_app.config.sinks import SourceHeaders as ConfiguredHeaders
 from stream_app.config.sinks import TopicSink
+from stream_app.config.tables import client_of, layout_of_sink
 from stream_app.core.model import Status
 from stream_app.core.sink import Policy
+from stream_app.core.snapshots import TABLE_CHECK
 from stream_app.kafka.clients import KafkaClients
 from stream_app.kafka.connection import KafkaSettings
 from stream_app.kafka.copies import CopyTopic
@@ -22,6 +24,9 @@ from stream_app.service.context import TopicRules
 from stream_app.service.groups import GROUP_CHECK
 from stream_app.service.mirrors import COPIES_CHECK, LETTERS_CHECK
 from stream_app.service.port import Reading
+from stream_app.service.tables import Rules as TableRules
+from stream_app.sinks.clickhouse import Layout
+from stream_app.sinks.clickhouse.client import QUERY_S, ClickHouseClient
 from stream_app.sinks.copies import SourceHeaders
 
 
@@ -36,6 +41,15 @@ class CopyPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class TablePlan:
+    """A table that is a sink."""
+
+    rules: TableRules
+    layout: Layout
+    client: ClickHouseClient
+
+
+@dataclass(frozen=True, slots=True)
 class TopicPlan:
     """One watched topic."""
 
@@ -43,6 +57,7 @@ class TopicPlan:
     rules: TopicRules
     sink_types: Mapping[str, str]
     copies: tuple[CopyPlan, ...] = ()
+    tables: tuple[TablePlan, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +100,7 @@ def plan(config: Config, existing: Iterable[str] = ()) -> Plan:
             alerts_retention_ms=config.app.topics.alerts.retention,
             observations_retention_ms=config.app.topics.observations.retention,
         ),
-        topics={name: _topic(topic, config, clients) for name, topic in config.watched(existing).items()},
+        topics={name: _topic(name, topic, config, clients) for name, topic in config.watched(existing).items()},
         aiokafka=clients.aiokafka(),
         confluent=clients.confluent(),
         reader=clients.reader(),
@@ -110,10 +125,10 @@ def _checks(sink: Sink) -> tuple[str, ...]:
     found: tuple[str, ...] = () if sink.group is None else (GROUP_CHECK,)
     if isinstance(sink, TopicSink):
         found += (COPIES_CHECK,) if sink.quarantine is None else (COPIES_CHECK, LETTERS_CHECK)
-    return found
+    return found if not isinstance(sink, ClickHouseSink) else (*found, TABLE_CHECK)
 
 
-def _topic(topic: Topic, config: Config, clients: KafkaClients) -> TopicPlan:
+def _topic(watched: str, topic: Topic, config: Config, clients: KafkaClients) -> TopicPlan:
     policies = {name: _policy(name, sink, config.alerts.duplicates) for name, sink in topic.sinks.items()}
     floors = {name: sink.from_ for name, sink in topic.sinks.items()}
     isolation = Isolation.READ_COMMITTED if topic.isolation == "read_committed" else Isolation.READ_UNCOMMITTED
@@ -129,7 +144,13 @@ def _topic(topic: Topic, config: Config, clients: KafkaClients) -> TopicPlan:
         ),
         {name: sink.type for name, sink in topic.sinks.items()},
         tuple(copy for name, sink in topic.sinks.items() if isinstance(sink, TopicSink) for copy in _copies(name, sink, clients)),
+        tuple(_table(watched, name, sink) for name, sink in topic.sinks.items() if isinstance(sink, ClickHouseSink)),
     )
+
+
+def _table(topic: str, name: str, sink: ClickHouseSink) -> TablePlan:
+    rules = TableRules(topic, name, sink.every / 1000, sink.sweep / 1000, sink.verify)
+    return TablePlan(rules, layout_of_sink(sink), client_of(sink, sink.url, QUERY_S))
 
 
 def _copies(name: str, sink: TopicSink, clients: KafkaClients) -> Iterator[CopyPlan]:

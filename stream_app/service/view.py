@@ -246,7 +246,7 @@ class StatusView:
         return self._why_row_unknown(row, now_ms, row.heard or self.heard(row.topic, row.sink))
 
     def _why_row_unknown(self, row: Row, now_ms: int, heard: bool) -> str | None:
-        if row.unknown is not None:
+        if row.unknown is not None:  # whoever is asked and never answered is not known by that alone
             return row.unknown
         if not (row.heard or row.sink == LOG or heard):
             return NEVER_HEARD

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from stream_app.config import ClickHouseSink, Config
 from stream_app.config.sinks import ClickHouseKeys
+from stream_app.config.tables import client_of, layout_of, layout_of_sink
 from stream_app.config.values import read_url
 from stream_app.errors import UsageError
 from stream_app.sinks.clickhouse import ClickHouseTable, Layout, Unknown
@@ -88,14 +89,7 @@ def of_sink(config: Config, topic: str, name: str) -> Chosen:
         raise UsageError(
             f"{name} is a sink of type {sink.type}: verify compares with tables of ClickHouse; gapstream status tells of the others"
         )
-    client = _client(sink, sink.url)
-    columns = sink.columns
-    layout = replace(
-        _layout(sink, sink.database, sink.table, columns.offset),
-        topic=columns.topic,
-        partition=columns.partition,
-        timestamp=columns.timestamp,
-    )
+    client, layout = client_of(sink, sink.url, QUERY_S), layout_of_sink(sink)
 
     async def target(_partitions: int) -> ClickHouseTable:
         return ClickHouseTable(client, layout, topic)
@@ -106,18 +100,13 @@ def of_sink(config: Config, topic: str, name: str) -> Chosen:
 def of_named(config: Config, topic: str, named: Named) -> Chosen:
     """A table named on the spot; what was not said of it stands in ``defaults.clickhouse``."""
     keys = config.defaults.clickhouse
-    client = _client(keys, named.url)
+    client = client_of(keys, named.url, QUERY_S)
 
     async def target(partitions: int) -> ClickHouseTable | Unknown:
         layout = await _find_layout(client, named, keys, one_partition=partitions == 1)
         return layout if isinstance(layout, Unknown) else ClickHouseTable(client, layout, topic)
 
     return Chosen(client, target, f"{named.database}.{named.table}", keys.tombstones == "optional", "earliest")
-
-
-def _client(keys: ClickHouseKeys, url: str) -> ClickHouseClient:
-    password = keys.password.get_secret_value()
-    return ClickHouseClient(url, keys.username, password, keys.settings, keys.ca, QUERY_S)
 
 
 async def _find_layout(client: ClickHouseClient, named: Named, keys: ClickHouseKeys, *, one_partition: bool) -> Layout | Unknown:
@@ -128,17 +117,5 @@ async def _find_layout(client: ClickHouseClient, named: Named, keys: ClickHouseK
         return Unknown(str(refused))
     found = find(known, one_partition=one_partition) or find(known, one_partition=True) or {}
     columns = {role: named.columns[role] if role in named.columns else found.get(role) for role in ROLES}
-    layout = _layout(keys, named.database, named.table, columns["offset"] or DEFAULT_OFFSET)
+    layout = layout_of(keys, named.database, named.table, columns["offset"] or DEFAULT_OFFSET)
     return replace(layout, topic=columns["topic"], partition=columns["partition"], timestamp=columns["timestamp"])
-
-
-def _layout(keys: ClickHouseKeys, database: str, table: str, offset: str) -> Layout:
-    return Layout(
-        database=database,
-        table=table,
-        offset=offset,
-        where=keys.where,
-        quarantine=None if keys.quarantine is None else keys.quarantine.table,
-        duplicates=keys.duplicates,
-        rows_per_record=keys.rows_per_record,
-    )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Protocol, TypeVar
 
 import pytest
@@ -16,9 +17,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from stream_app.core import report
 from stream_app.core.events import Event, as_json
 from stream_app.core.ledger import LOG_SINK, Candidates, Ledger
-from stream_app.core.model import CHUNK, Cause, Drop, LogEnds, Look, Observation, ObservationRead, Status
+from stream_app.core.model import CHUNK, DOUBLED_MAX, Cause, Drop, LogEnds, Look, Observation, ObservationRead, Snapshot, Status
 from stream_app.core.offsets import OffsetSet
 from stream_app.core.sink import Policy, SinkState
+from stream_app.core.snapshots import is_news
 from stream_app.core.state import StateCodec
 from stream_app.core.states import State
 from tests.core.naive import EXPLAINED, NaivePartition, NaiveSink, Saw, Told, runs_of
@@ -27,12 +29,15 @@ from tests.core.strategies import BASE, SKEW, TOPIC_ID, Fold, expand, log_read, 
 TICK = 500
 """Times of the inputs are multiples of it, so that none falls together with another's end of grace by chance of a bucket."""
 KINDS = [*["record"] * 6, "transaction_marker", "aborted", "hole", "unreadable", "unread"]
-NAMES = ["fixed", "first", "grouped", "stranger"]
-KNOWN = NAMES[:3]
+NAMES = ["fixed", "first", "grouped", "tabled", "stranger"]
+KNOWN = NAMES[:4]
+MAKERS = {"m1": 0, "m2": 777, None: -1_500}
+"""Who makes snapshots, and how far ahead their clocks are."""
 POLICIES = {
     "fixed": policy("fixed", floor=3, tombstones_optional=True),
     "first": policy("first", floor=None),
     "grouped": policy("grouped", floor=None, group="g"),
+    "tabled": policy("tabled", floor=None, tombstones_optional=True),
 }
 FOUND = ["there", "there", "hole", "tombstone", "unreadable"]
 
@@ -102,6 +107,9 @@ class Both:
         self.complete: dict[str, int] = {}
         self.last: dict[str, Event] = {}
         self.types: Counter[str] = Counter()
+        self.tables: dict[str, Counter[int]] = {name: Counter() for name in NAMES}
+        """Rows of the sinks, by offset."""
+        self.sequence = 0
 
     # --- inputs -------------------------------------------------------------------------------------------------------
 
@@ -183,6 +191,62 @@ class Both:
         assert self.ledger.observe(record, said, self.now)
         assert not self.ledger.observe(record, said, self.now)
         self.naive.observe(said, self.now + SKEW, self.now)
+
+    # --- snapshots ----------------------------------------------------------------------------------------------------
+
+    def check(self, dice: Dice) -> None:
+        """A table gets rows, or loses some; then it is asked for all of them, or for some more of what it was asked for."""
+        naive = self.naive
+        if naive.end <= naive.origin:
+            return
+        name = dice.one_of(["tabled"] * 12 + NAMES)
+        rows = self.tables[name]
+        self.change(dice, rows)
+        if dice.number(0, 3):
+            self.pass_time(dice.one_of([1, 2, 5]) * TICK, heard=dice.one_of([True, False]))
+        sink = naive.sinks.get(name)
+        settled = naive.origin if sink is None or sink.settled is None else sink.settled
+        first = dice.one_of([settled, settled, naive.origin, dice.number(naive.origin, naive.end - 1)])
+        stop = dice.one_of([naive.end, naive.end, naive.end + 3, dice.number(naive.origin, naive.end)])
+        cut = dice.number(first, max(first, stop))
+        maker = dice.one_of(["m1"] * 8 + list(MAKERS))
+        last_ms = self.ledger.sinks[name].snapshots.last_ms if name in self.ledger.sinks else None
+        at = dice.one_of([self.now + MAKERS[maker]] * 6 + [last_ms or self.now, self.now - 3 * TICK])
+        for low, high in ((first, cut), (cut, stop)) if dice.number(0, 1) else ((first, stop),):
+            if low < high:
+                self.state_all(dice, name, maker, rows, Snapshot(low, high, 0, at))
+
+    def change(self, dice: Dice, rows: Counter[int]) -> None:
+        naive = self.naive
+        for offset in [o for o in rows if o >= naive.end]:
+            del rows[offset]
+        match dice.number(0, 5):
+            case 0 | 1 | 2:
+                spared = expand(runs(dice, naive.origin, naive.end)) if dice.number(0, 1) else set()
+                stop = dice.number(naive.origin, naive.end)
+                rows.update({o: 1 for o in range(naive.origin, stop) if o not in rows and o not in spared})
+            case 3:
+                for offset in expand(runs(dice, naive.origin, naive.end)):
+                    rows[offset] += dice.one_of([1, 1, 2, 11])
+            case 4:
+                for offset in expand(runs(dice, naive.origin, naive.end)):
+                    del rows[offset]
+
+    def state_all(self, dice: Dice, name: str, maker: str | None, rows: Mapping[int, int], snapshot: Snapshot) -> None:
+        there = {o: count for o, count in rows.items() if snapshot.first <= o < snapshot.stop and o < self.naive.end}
+        levels = [runs_of(o for o, count in there.items() if count >= least) for least in range(2, 2 + DOUBLED_MAX)]
+        snapshot = replace(snapshot, rows=sum(there.values()), doubled=tuple(takewhile(bool, levels)))
+        self.sequence += dice.one_of([1, 1, 1, 0])
+        sequence = None if maker is None else self.sequence
+        claim = dice.number(0, self.naive.end) if dice.number(0, 19) == 0 else None
+        said = Observation(name, runs_of(there), claim=claim, source=maker, sequence=sequence, snapshot=snapshot)
+        sink = self.ledger.sinks.get(name)
+        known = None if sink is None or claim is not None or is_news(sink, said, self.ledger.log) else matter_of(sink)
+        self.say(said)
+        if known is not None:
+            assert sink is not None
+            assert matter_of(sink) == known, "what is no news changes nothing"
+            self.types["no news"] += 1
 
     def vanish(self, dice: Dice) -> None:
         naive = self.naive
@@ -369,6 +433,15 @@ class Both:
         assert {str(reason): offsets.count for reason, offsets in real.explained.items()} == by_reason
 
 
+def matter_of(sink: SinkState) -> dict[str, object]:
+    """All that is known of a sink but when it was said, by whom, and what is kept to count rows once."""
+    known = plain(sink)
+    for name in ("last_ms", "maker", "older_ms", "newer_ms", "absent", "doubled"):
+        del known["snapshots"][name]
+    idle = {"sources", "silent_ms"} if sink.floor is None else {"sources", "silent_ms", "lowest"}
+    return {name: what for name, what in known.items() if name not in idle}
+
+
 def as_told(event: Event) -> Told:
     """As the model tells it."""
     return str(event.type), event.sink, None if event.cause is None else str(event.cause), frozenset(expand(event.ranges))
@@ -383,7 +456,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def input(self, data: st.DataObject) -> None:
-        self.step(data, [self.both.read, self.both.receive, self.both.catch_up, self.both.observe, self.both.decide])
+        self.step(data, [self.both.read, self.both.receive, self.both.catch_up, self.both.check, self.both.observe, self.both.decide])
 
     @rule(data=st.data())
     def judge(self, data: st.DataObject) -> None:
@@ -404,6 +477,7 @@ WEIGHTS: dict[Callable[[Both, Dice], None], int] = {
     Both.read: 20,
     Both.receive: 16,
     Both.catch_up: 6,
+    Both.check: 24,
     Both.observe: 18,
     Both.decide: 8,
     Both.vanish: 4,
@@ -450,5 +524,5 @@ def test_lives_tell_every_event() -> None:
     wanted = {f"{kind} {cause}" for kind in ("gap.opened", "gap.filled", "gap.explained", "gap.acknowledged") for cause in causes}
     wanted |= {"gap.expired expired", "gap.opened log_hole", "gap.explained log_hole", "gap.explained", "gap.acknowledged"}
     wanted |= {"duplicate.detected", "log.unread", "log.unreadable", "log.truncated", "log.recreated"}
-    wanted |= {"sink.removed", "sink.rewound"}
+    wanted |= {"sink.removed", "sink.rewound", "no news"}
     assert wanted <= set(told)

@@ -161,3 +161,17 @@ async def test_what_is_said_travels_with_the_flush_at_once(bench: Bench, monkeyp
     (record,) = [record for write in bench.writer.to(NAMES.observations) for record in write]
     assert (record.partition, record.key) == (0, b"billing")
     assert msgspec.json.decode(record.value or b"")["runs"] == [[0, 1]]
+
+
+async def test_much_that_is_said_travels_with_several_flushes_in_its_order(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owner_module, "SAID_BYTES", 250)
+    owner = await bench.begun()
+    owner.say([Observation("billing", ((offset, offset + 1),), source="table:me", sequence=offset) for offset in range(10)])
+
+    def runs() -> list[list[Any]]:
+        writes = [write for write in bench.writer.to(NAMES.observations) if write]
+        return [[msgspec.json.decode(record.value or b"")["runs"] for record in write] for write in writes]
+
+    await until(lambda: sum(map(len, runs())) == 10, "all of it is written")
+    assert max(map(len, runs())) < 4
+    assert [run for write in runs() for run in write] == [[[offset, offset]] for offset in range(10)]

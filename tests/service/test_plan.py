@@ -17,6 +17,8 @@ from stream_app.kafka.protocol import Isolation
 from stream_app.kafka.topics import InternalTopics
 from stream_app.service.plan import plan
 from stream_app.service.port import Reading
+from stream_app.service.tables import Rules
+from stream_app.sinks.clickhouse import Layout
 from stream_app.sinks.copies import SourceHeaders
 
 LoadConfig = Callable[..., Config]
@@ -86,6 +88,26 @@ def test_groups(load_config: LoadConfig) -> None:
     }
     assert (rules.unknown_after_ms, rules.forget_after_ms) == (60_000, 2 * 86_400_000)
     assert made.groups == {"loader", "billing/orders-eu: v2"}
+
+
+def test_tables(load_config: LoadConfig) -> None:
+    sink = {
+        "type": "clickhouse", "url": "https://me:pw@ch:8443/x", "password": "secret", "database": "dwh", "table": "raw_{topic}",
+        "every": "20s", "sweep": "1h", "verify": "1d", "group": "ch-{topic}", "quarantine": {"table": "bad_{topic}"},
+        "where": "kind = '{topic}'",
+        "columns": {"preset": "kafka_engine", "timestamp": None}, "duplicates": "final", "settings": {"max_threads": "2"},
+    }  # fmt: skip
+    made = plan(load_config(topics={"orders": {"sinks": {"warehouse": sink, "billing": {"type": "consumer"}}}}))
+    assert made.topics["orders"].rules.policies["warehouse"] == Policy(
+        "warehouse", grace_ms=30_000, tombstones_optional=True, group="ch-orders", checks=("group", "table")
+    )
+    (table,) = made.topics["orders"].tables
+    assert table.rules == Rules("orders", "warehouse", every_s=20, sweep_s=3_600, verify_ms=86_400_000)
+    assert table.layout == Layout(
+        "dwh", "raw_orders", "_offset", "_topic", "_partition", None, "kind = 'orders'", "bad_orders", duplicates="final"
+    )
+    assert (table.client.url, table.client.password, table.client.query_s) == ("https://me:pw@ch:8443/x", "secret", 60)
+    assert table.client.settings == {"max_threads": "2"}
 
 
 def test_copies(load_config: LoadConfig) -> None:

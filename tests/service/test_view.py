@@ -149,6 +149,10 @@ class TestUnknown:
         cluster.rows(0, row(heard=False, observed=None, missing=None, gaps=None))
         assert cluster.partition()["reason"] == cluster.status()["reason"] == "never heard of"
 
+    def test_a_sink_that_was_asked_and_never_answered(self, cluster: Cluster) -> None:
+        cluster.rows(0, row(heard=False, missing=None, gaps=None, duplicates=None, unknown="c1:8123 can't be reached"))
+        assert (cluster.partition()["state"], cluster.partition()["reason"]) == ("unknown", "c1:8123 can't be reached")
+
     def test_rows_of_a_silent_worker_after_its_session_timeout(self, cluster: Cluster) -> None:
         cluster.rows(0, row(missing=7, gaps=2))
         assert cluster.partition(now_ms=NOW + 10_000)["state"] == "gaps"

@@ -59,10 +59,10 @@ class ClickHouse:
 
 
 class EngineProcess:
-    """``python -m stream_app.demo.engine`` on a free port, from its making to the end of the ``with``."""
+    """``python -m stream_app.demo.engine`` on this port, 0: a free one, from its making to the end of the ``with``."""
 
-    def __init__(self, folder: Path) -> None:
-        command = [sys.executable, "-m", "stream_app.demo.engine", "--port", "0", "--path", str(folder)]
+    def __init__(self, folder: Path, port: int = 0) -> None:
+        command = [sys.executable, "-m", "stream_app.demo.engine", "--port", str(port), "--path", str(folder)]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self.said = json.loads(self._process.stdout.readline())

@@ -39,7 +39,7 @@ def part(records: set[int], stop: int, **more: set[int]) -> Part:
 def held(stop: int, present: set[int], rows: int | None = None, doubled: tuple[int, ...] = (), quarantined: tuple[int, ...] = ()) -> Held:
     sets = (OffsetSet((offset, offset + 1) for offset in some) for some in (present, doubled, quarantined))
     have, twice, aside = sets
-    return Held(Span(0, 0, stop), have, {} if rows is None else {0: rows - len(present)}, twice, aside)
+    return Held(Span(0, 0, stop), have, {} if rows is None else {0: rows - len(present)}, (twice,) if twice else (), aside)
 
 
 def look(

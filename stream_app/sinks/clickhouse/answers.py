@@ -11,7 +11,7 @@ from typing import Any
 from pyroaring import BitMap
 
 from stream_app.core.codec import decode_bitmap, read_varint
-from stream_app.core.model import CHUNK
+from stream_app.core.model import CHUNK, DOUBLED_MAX
 from stream_app.core.offsets import OffsetSet
 from stream_app.sinks.clickhouse.layout import Held, Layout, Span
 from stream_app.sinks.clickhouse.statements import QUARANTINED, ROWS, SENTINEL
@@ -30,7 +30,7 @@ class Chunk:
 
     rows: int
     offsets: BitMap
-    """Low 16 bits."""
+    """Low 16 bits; of doubled rows with the number of the row above them."""
 
 
 Chunks = Mapping[tuple[int, int], Chunk]
@@ -61,8 +61,10 @@ def decode_state(state: bytes) -> BitMap:
     raise ValueError(f"a bitmap state begins with {state[0]}")
 
 
-def read_chunks(rows: Sequence[Sequence[Any]]) -> tuple[Chunks, Chunks]:
-    """The rows of :func:`~stream_app.sinks.clickhouse.statements.check` or ``doubles``: those of the table, those of its quarantine table.
+def read_chunks(rows: Sequence[Sequence[Any]], levels: int = 1) -> tuple[Chunks, Chunks]:
+    """The rows of :func:`~stream_app.sinks.clickhouse.statements.check`: those of the table, those of its quarantine table.
+
+    ``levels``: numbers that may stand above an offset, as in the answer to ``doubles``.
 
     Raises:
         Incomplete: the sentinel does not end them, or a row is not as it must be.
@@ -77,7 +79,7 @@ def read_chunks(rows: Sequence[Sequence[Any]]) -> tuple[Chunks, Chunks]:
             offsets = decode_state(state)
         except ValueError as error:
             raise Incomplete(f"the answer for chunk {chunk} of partition {partition} makes no sense: {error}") from error
-        if not 0 < len(offsets) <= count or offsets.max() >= CHUNK:
+        if not 0 < len(offsets) <= count or offsets.max() >= levels * CHUNK:
             raise Incomplete(f"chunk {chunk} of partition {partition} has {count} rows and {len(offsets)} offsets")
         found[kind][partition, chunk] = Chunk(count, offsets)
     return found[ROWS], found[QUARANTINED]
@@ -107,8 +109,22 @@ def held(layout: Layout, spans: Sequence[Span], table: Chunks, quarantine: Chunk
             surplus = {number: chunk.rows for number, chunk in twice}
         elif layout.judges_duplicates:
             surplus = {number: more for number, chunk in rows if (more := chunk.rows - len(chunk.offsets))}
-        found.append(Held(span, _offsets(rows), surplus, _offsets(twice), _offsets(aside)))
+        present = _offsets(rows)
+        found.append(Held(span, present, surplus, _levels(twice, present), _offsets(aside)))
     return tuple(found)
+
+
+def _levels(chunks: Sequence[tuple[int, Chunk]], present: OffsetSet) -> tuple[OffsetSet, ...]:
+    """What of ``present`` has a second row, a third, and so on: what came between both questions is told by the next ones."""
+    levels = []
+    for level in range(DOUBLED_MAX):
+        above = BitMap(range(level * CHUNK, (level + 1) * CHUNK))
+        rows = [(number, Chunk(chunk.rows, (chunk.offsets & above).shift(-level * CHUNK))) for number, chunk in chunks]
+        doubled = _offsets(rows) & present
+        if not doubled:
+            break
+        levels.append(doubled)
+    return tuple(levels)
 
 
 def _sorted_out(spans: Sequence[Span], chunks: Chunks) -> Iterator[tuple[int, list[tuple[int, Chunk]]]]:

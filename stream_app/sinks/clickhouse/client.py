@@ -8,19 +8,23 @@ server sends nothing until it has everything.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import re
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 from stream_app.errors import UsageError
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
+
+T = TypeVar("T")
 
 CONNECT_S = 10
 QUERY_S = 60
@@ -93,12 +97,12 @@ class ClickHouseClient:
             Refused: there is none.
             UsageError: clickhouse-connect is not installed.
         """
-        return await asyncio.to_thread(self._query, sql)
+        return await _apart(lambda: self._query(sql))
 
     async def close(self) -> None:
         """Gives the connections back."""
         if self._client is not None:
-            await asyncio.to_thread(self._client.close)
+            await _apart(self._client.close)
             self._client = None
 
     # --- in a thread ----------------------------------------------------------------------------------------------------------
@@ -150,6 +154,32 @@ class ClickHouseClient:
 
 def _writable(setting: Any) -> bool:
     return setting is not None and setting.readonly != 1
+
+
+async def _apart(call: Callable[[], T]) -> T:
+    """The result of a call that blocks, in a thread that nobody waits for: a server that is silent must not keep a process from ending."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if done.done():  # nobody waits any more
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(cast(T, result))
+
+    def run() -> None:
+        result, failure = None, None
+        try:
+            result = call()
+        except BaseException as error:  # it is raised where the result is awaited
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(settle, result, failure)
+
+    threading.Thread(target=run, name="clickhouse", daemon=True).start()
+    return await done
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -67,11 +67,16 @@ class Held:
     """Offsets with at least one row."""
     surplus: Mapping[int, int]
     """Rows beyond one per offset, as ``duplicates`` counts them, by number of the chunk; empty where they are not judged."""
-    doubled: OffsetSet
-    """Offsets with more than one row; empty where duplicates are not judged. A merge between both questions can make
-    it smaller than ``surplus`` lets expect."""
+    levels: tuple[OffsetSet, ...]
+    """Offsets with at least two rows, three, ..., up to :data:`DOUBLED_MAX` sets, none of them empty; none where duplicates are not
+    judged. A merge between both questions can make them smaller than ``surplus`` lets expect."""
     quarantined: OffsetSet
     """Offsets with at least one row in the quarantine table."""
+
+    @property
+    def doubled(self) -> OffsetSet:
+        """Offsets with more than one row."""
+        return self.levels[0] if self.levels else OffsetSet()
 
     @property
     def rows(self) -> int:

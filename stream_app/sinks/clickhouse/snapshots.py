@@ -3,35 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from stream_app.core.model import CHUNK, Observation, Snapshot, Status
+from stream_app.core.model import CHUNK, Observation, Runs, Snapshot, Status
 from stream_app.core.offsets import END, OffsetSet
-from stream_app.sinks.clickhouse.layout import Check, Held, Span, chunk_runs, joined
+from stream_app.sinks.clickhouse.layout import Held, Span, chunk_runs, joined
 
 AHEAD_CHUNKS = 4_096
 """Chunks from that of ``settled`` on that one check asks for: a table that is far ahead is taken in steps of 268 million offsets."""
+PAST_CHUNKS = 2
+"""Chunks above the log's last one that are asked for too: rows there are of another log, or of one that has grown meanwhile."""
 RUNS_MAX = 20_000
-"""Runs of one observation, which may have 100,000: a chunk has 32,768 at most, so that two of them never come together."""
+"""Runs of one observation, those of doubled offsets included, unless a smaller piece has more: it may have 100,000."""
 CHUNKS_MAX = 65_535
 """Chunks of one observation: a bitmap of 32 bits holds them."""
 QUARANTINED = "in the quarantine table"
+TOO_OLD = "older than the table's TTL when it was asked for"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Standing:
-    """What the ledger of a partition says that a check depends on."""
+    """What the ledger of a partition says that a check depends on, and what was found out for it."""
 
     partition: int
     topic_id: bytes
     settled: int
     """Below it everything is judged."""
     horizon: int
-    """One past the highest offset that the sink was ever seen to have; ``settled`` where nothing was."""
-    open: OffsetSet
-    """Open gaps below ``settled``."""
-    end: int
-    """Where the log ends, asked after the table answered: nothing above it may be observed."""
+    """One past the highest offset that the sink was ever seen to have, or claimed; ``settled`` where there is none."""
+    again: OffsetSet
+    """What is asked for again below ``settled``: open gaps, and what lacked lately."""
+    since: int = 0
+    """Rows of lower offsets may have gone by the table's TTL: that they are not there says nothing."""
+    received: OffsetSet = field(default_factory=OffsetSet)
+    """Received at and above ``settled``."""
+    put_aside: OffsetSet = field(default_factory=OffsetSet)
+    """Explained as quarantined."""
+    heard: bool = True
+    """Whether anything was ever said for the sink here."""
+    at_ms: int = 0
+    """When the question began, by the clock of the sink's snapshots."""
+    end: int = 0
+    """Where the log ends, as it is known: nothing above it may be observed."""
+    source: str = ""
+    sequence: int = 0
+    """Of the next observation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +60,24 @@ class Beyond:
 
 
 def spans(standings: Iterable[Standing]) -> list[Span]:
-    """What a check asks for: everything from ``settled`` on, and the chunks with open gaps below it."""
+    """What a check asks for: everything from ``settled`` on, and the chunks with open gaps or suspects below it.
+
+    Of what the table's TTL may have taken, only what may come back is asked for.
+    """
     asked: list[Span] = []
     for one in standings:
-        for first, stop in chunk_runs(one.open):
-            asked.append(Span(one.partition, first, min(stop, max(one.settled, first + 1))))
-        asked.append(Span(one.partition, one.settled, (one.settled // CHUNK + AHEAD_CHUNKS) * CHUNK))
+        edge = min(one.since, one.settled)
+        asked += [Span(one.partition, first, stop) for first, stop in one.again.within(0, edge).runs()]
+        for first, stop in chunk_runs(one.again.within(edge, one.settled)):
+            asked.append(Span(one.partition, max(first, edge), min(stop, one.settled)))
+        asked.append(Span(one.partition, one.settled, reach(one)))
     return joined(asked)
+
+
+def reach(standing: Standing) -> int:
+    """Up to here one check asks."""
+    last = min(standing.settled // CHUNK + AHEAD_CHUNKS, standing.end // CHUNK + PAST_CHUNKS)
+    return min(max(last, standing.settled // CHUNK + 1) * CHUNK, END)
 
 
 def sweep_spans(standings: Iterable[Standing], since: Mapping[int, int]) -> list[Span]:
@@ -59,51 +86,116 @@ def sweep_spans(standings: Iterable[Standing], since: Mapping[int, int]) -> list
     return joined(Span(one.partition, since[one.partition], one.settled) for one in standings if since[one.partition] < one.settled)
 
 
-def observations(check: Check, standings: Mapping[int, Standing], sink: str) -> Iterator[tuple[int, Observation] | Beyond]:
-    """Each observation with its partition, in order of offsets; what lies beyond the log's end is told apart and left out.
+def beyond(held: Iterable[Held], ends: Mapping[int, int]) -> list[Beyond]:
+    """Partitions of which the table has offsets that the log has not; the highest of each."""
+    found: dict[int, Beyond] = {}
+    for one in held:
+        last = _last(one)
+        if last >= ends[one.span.partition]:
+            found[one.span.partition] = Beyond(one.span.partition, last, ends[one.span.partition])
+    return list(found.values())
+
+
+def observations(held: Iterable[Held], standings: Mapping[int, Standing], sink: str) -> Iterator[tuple[int, Observation]]:
+    """Each observation with its partition, in order of offsets, numbered from the standing's ``sequence`` on.
 
     A snapshot states all that the table has in its range. Above ``settled`` the range ends where the table does, or did before:
     rows that were there and are gone must be stated as gone, and of what never was there nothing is said.
     """
-    for held in check.held:
-        standing = standings[held.span.partition]
-        last = max((one for one in (held.present.last(), held.quarantined.last()) if one is not None), default=-1)
-        if last >= standing.end:
-            yield Beyond(held.span.partition, last, standing.end)
-        stop = END if held.span.stop is None else held.span.stop
-        if stop > standing.settled:
-            stop = min(stop, max(last + 1, standing.horizon, standing.settled))
-        stop = min(stop, standing.end)
-        for one in _snapshots(held, stop, check.at_ms, sink, standing.topic_id):
-            yield held.span.partition, one
-        for one in _quarantined(held, stop, sink, standing.topic_id):
-            yield held.span.partition, one
+    for one in held:
+        standing = standings[one.span.partition]
+        for said in _of_span(one, standing, sink):
+            yield standing.partition, said
 
 
-def _snapshots(held: Held, stop: int, at_ms: int, sink: str, topic_id: bytes) -> Iterator[Observation]:
-    for first, end, some in _pieces(held.present, held.span.first, stop):
-        surplus = sum(more for number, more in held.surplus.items() if first // CHUNK <= number <= (end - 1) // CHUNK)
-        snapshot = Snapshot(first, end, some.count + surplus, at_ms)
-        yield Observation(sink, tuple(some.runs()), topic_id=topic_id, snapshot=snapshot)
+def _of_span(held: Held, standing: Standing, sink: str) -> Iterator[Observation]:
+    said = _Saying(sink, standing)
+    first, stop = held.span.first, min(_stop(held, standing), standing.end)
+    if held.quarantined:
+        runs = tuple((held.quarantined.within(first, max(first, stop)) - standing.put_aside).runs())
+        for some in _portions(runs):
+            yield said.that(some, Status.QUARANTINED, reason=QUARANTINED)
+    judged = min(standing.since, standing.settled)
+    for start, end in (held.present.within(first, max(first, min(judged, stop))) & standing.again).runs():
+        yield said.that(((start, end),), snapshot=Snapshot(start, end, end - start, standing.at_ms))  # back again; of others nothing
+    first = max(first, judged)
+    if first < standing.since and first < stop:
+        yield from _doubted(held, first, min(standing.since, stop), said)
+        first = standing.since
+    yield from _snapshots(held.present, held, first, stop, said)
 
 
-def _quarantined(held: Held, stop: int, sink: str, topic_id: bytes) -> Iterator[Observation]:
-    for _, _, some in _pieces(held.quarantined, held.span.first, stop):
-        if some:
-            yield Observation(sink, tuple(some.runs()), Status.QUARANTINED, reason=QUARANTINED, topic_id=topic_id)
+def _stop(held: Held, standing: Standing) -> int:
+    stop = END if held.span.stop is None else held.span.stop
+    if stop <= standing.settled:
+        return stop
+    return min(stop, max(_last(held) + 1, standing.horizon, standing.settled + (not standing.heard)))
 
 
-def _pieces(offsets: OffsetSet, first: int, stop: int) -> Iterator[tuple[int, int, OffsetSet]]:
-    """``[first, stop)`` in pieces between chunks, each with the offsets in it, small enough to be written."""
-    begin, taken = first, 0
-    at = first
+def _last(held: Held) -> int:
+    return max((one for one in (held.present.last(), held.quarantined.last()) if one is not None), default=-1)
+
+
+def _doubted(held: Held, first: int, stop: int, said: _Saying) -> Iterator[Observation]:
+    """Not judged yet, and older than the table's TTL: nobody knows of what is not there whether it ever was."""
+    known = held.present | said.standing.received
+    for some in _portions(tuple(known.missing_in(first, stop).runs())):
+        yield said.that(some, Status.UNOBSERVED, reason=TOO_OLD)
+    yield from _snapshots(known, held, first, stop, said)
+
+
+def _snapshots(present: OffsetSet, held: Held, first: int, stop: int, said: _Saying) -> Iterator[Observation]:
+    for begin, end in _pieces((present, *held.levels), first, stop):
+        some, levels = present.within(begin, end), [runs for level in held.levels if (runs := tuple(level.runs(begin, end)))]
+        # Rows are counted by chunk: those of a chunk in several pieces stand with the first of them.
+        chunks = range(-(-begin // CHUNK) if begin > held.span.first else begin // CHUNK, (end - 1) // CHUNK + 1)
+        surplus = sum(more for number, more in held.surplus.items() if number in chunks)
+        more = max(surplus, sum(b - a for runs in levels for a, b in runs))
+        snapshot = Snapshot(begin, end, some.count + more, said.standing.at_ms, tuple(levels))
+        yield said.that(tuple(some.runs()), snapshot=snapshot)
+
+
+@dataclass(frozen=True, slots=True)
+class _Saying:
+    """Who says it, of what."""
+
+    sink: str
+    standing: Standing
+
+    def that(
+        self, runs: Runs, status: Status = Status.RECEIVED, *, reason: str | None = None, snapshot: Snapshot | None = None
+    ) -> Observation:
+        """The next observation."""
+        one = self.standing
+        said = Observation(
+            self.sink, runs, status, reason=reason, source=one.source, sequence=one.sequence, topic_id=one.topic_id, snapshot=snapshot
+        )
+        one.sequence += 1
+        return said
+
+
+def _portions(runs: Runs) -> Iterator[Runs]:
+    for at in range(0, len(runs), RUNS_MAX):
+        yield runs[at : at + RUNS_MAX]
+
+
+def _pieces(sets: tuple[OffsetSet, ...], first: int, stop: int) -> Iterator[tuple[int, int]]:
+    """``[first, stop)`` in pieces, between chunks where that is fine enough, each small enough to be written."""
+    begin, taken, at = first, 0, first
     while at < stop:
         after = min((at // CHUNK + 1) * CHUNK, stop)
-        count = sum(1 for _ in offsets.runs(at, after))
+        count = _runs(sets, at, after)
+        while count > RUNS_MAX:  # many single offsets, many rows of each
+            after = (at + after) // 2
+            count = _runs(sets, at, after)
         if at > begin and (taken + count > RUNS_MAX or at // CHUNK - begin // CHUNK >= CHUNKS_MAX):
-            yield begin, at, offsets.within(begin, at)
+            yield begin, at
             begin, taken = at, 0
         taken += count
         at = after
     if begin < stop:
-        yield begin, stop, offsets.within(begin, stop)
+        yield begin, stop
+
+
+def _runs(sets: Iterable[OffsetSet], first: int, stop: int) -> int:
+    return sum(1 for offsets in sets for _ in offsets.runs(first, stop))

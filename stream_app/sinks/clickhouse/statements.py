@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from operator import attrgetter
 
-from stream_app.core.model import CHUNK
+from stream_app.core.model import CHUNK, DOUBLED_MAX
 from stream_app.sinks.clickhouse.layout import Layout, Span
 
 ROWS, QUARANTINED, SENTINEL = 0, 1, 2
@@ -46,21 +46,28 @@ def check(layout: Layout, topic: str, spans: Sequence[Span]) -> str:
 
 
 def doubles(layout: Layout, topic: str, spans: Sequence[Span], *, final: bool) -> str:
-    """Which offsets of ``spans`` have more than one row: the bitmap; the number is that of rows beyond one each.
+    """Which offsets of ``spans`` have more than one row, and how many: the number is that of rows beyond one each.
 
-    ``final``: of the rows that ``SELECT ... FINAL`` shows.
+    A value of the bitmap is the low 16 bits of an offset and, above them, a number: 0 for its second row, 1 for its third, and so
+    on up to :data:`DOUBLED_MAX` of them. ``final``: of the rows that ``SELECT ... FINAL`` shows.
     """
     offset, partition = _number(layout.offset), _partition(layout, spans)
-    inner = (
+    rows = (
         f"SELECT {partition} AS gapstream_partition, {offset} AS gapstream_offset, count() AS gapstream_rows\n"
         f"FROM {_table(layout, layout.table)}{' FINAL' if final else ''}\n"
         f"WHERE {_conditions(layout, topic, spans)}\n"
         "GROUP BY gapstream_partition, gapstream_offset HAVING gapstream_rows > 1"
     )
+    more = (
+        "SELECT gapstream_partition, gapstream_offset, gapstream_rows,\n"
+        f"arrayJoin(range(toUInt32(least(gapstream_rows - 1, {DOUBLED_MAX})))) AS gapstream_level\nFROM (\n{rows}\n)"
+    )
+    value = f"gapstream_level * {CHUNK} + bitAnd(gapstream_offset, {CHUNK - 1})"
     outer = (
         f"SELECT toUInt8({ROWS}) AS gapstream_kind, gapstream_partition, intDiv(gapstream_offset, {CHUNK}) AS gapstream_chunk,\n"
-        f"toUInt64(sum(gapstream_rows - 1)) AS gapstream_count, {_state('gapstream_offset')} AS gapstream_bits\n"
-        f"FROM (\n{inner}\n)\nGROUP BY gapstream_partition, gapstream_chunk"
+        f"toUInt64(sumIf(gapstream_rows - 1, gapstream_level = 0)) AS gapstream_count,\n"
+        f"CAST(groupBitmapState(toUInt32({value})) AS String) AS gapstream_bits\n"
+        f"FROM (\n{more}\n)\nGROUP BY gapstream_partition, gapstream_chunk"
     )
     return _ended([outer])
 

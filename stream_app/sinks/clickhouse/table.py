@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from stream_app.core.model import DOUBLED_MAX
 from stream_app.sinks.clickhouse import audit, columns, engines, statements
 from stream_app.sinks.clickhouse.answers import Chunks, Incomplete, crowded, held, read_chunks
 from stream_app.sinks.clickhouse.client import ClickHouseClient, Refused
@@ -54,6 +55,10 @@ class ClickHouseTable:
             return Unknown(str(error))
         return Check(at_ms, tuple(found), rows_read)
 
+    async def close(self) -> None:
+        """Gives the connections back."""
+        await self.client.close()
+
     async def edges(self, partitions: Iterable[int]) -> Mapping[int, tuple[int, int]] | Unknown:
         """First offset and one past the last, of each partition of which there are rows."""
         try:
@@ -85,7 +90,7 @@ class ClickHouseTable:
         for some in portions(suspects, CHUNKS_MAX, statements.SPANS_MAX):
             final = self._final and layout.duplicates == "final"
             second = await self.client.query(statements.doubles(layout, self.topic, _within(some, spans), final=final))
-            doubles = {**doubles, **read_chunks(second.rows)[0]}
+            doubles = {**doubles, **read_chunks(second.rows, DOUBLED_MAX)[0]}
             rows_read += second.rows_read
         return held(layout, spans, table, quarantine, doubles), rows_read
 

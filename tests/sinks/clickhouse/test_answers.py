@@ -109,13 +109,20 @@ def test_an_answer_that_is_not_whole_is_refused(rows: list[tuple[int, int, int, 
         read_chunks(rows)
 
 
+def test_a_row_above_the_levels_asked_for_is_refused() -> None:
+    with pytest.raises(Incomplete, match="has 9 rows"):
+        read_chunks([(ROWS, 0, 0, 9, small(3 * CHUNK)), END], levels=3)
+
+
 def test_chunks_go_to_the_span_that_asked_for_them() -> None:
     spans = [Span(0, 10, CHUNK), Span(0, 5 * CHUNK, None), Span(2, CHUNK + 5, 2 * CHUNK + 1)]
     rows = [(ROWS, 0, 0, 3, small(10, 11)), (ROWS, 0, 9, 1, small(7)), (ROWS, 2, 2, 1, small(0)), (QUARANTINED, 2, 1, 1, small(5)), END]
     table, quarantine = read_chunks(rows)
-    doubles, _ = read_chunks([(ROWS, 0, 0, 1, small(11)), END])
+    values = small(11, 12, CHUNK + 11, 2 * CHUNK + 11)  # 12 was doubled after the first question
+    doubles, _ = read_chunks([(ROWS, 0, 0, 4, values), END], levels=3)
     first, second, third = held(LAYOUT, spans, table, quarantine, doubles)
     assert (first.span, first.present, first.rows, first.doubled) == (spans[0], OffsetSet([(10, 12)]), 3, OffsetSet([(11, 12)]))
+    assert first.levels == (OffsetSet([(11, 12)]),) * 3
     assert (second.present, second.rows) == (OffsetSet([(9 * CHUNK + 7, 9 * CHUNK + 8)]), 1)
     assert (third.present, third.quarantined) == (OffsetSet([(2 * CHUNK, 2 * CHUNK + 1)]), OffsetSet([(CHUNK + 5, CHUNK + 6)]))
 

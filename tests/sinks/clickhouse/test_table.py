@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import random
 import re
+import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -59,6 +63,14 @@ async def test_physical_duplicates_are_there_before_a_merge_and_gone_after(click
     clickhouse.run("OPTIMIZE TABLE orders FINAL")
     one = await held(physical)
     assert (one.present.count, one.rows, one.doubled.count) == (40, 40, 0)
+
+
+async def test_how_often_a_row_is_there(clickhouse: ClickHouse, client: ClickHouseClient) -> None:
+    clickhouse.run(f"CREATE TABLE orders ({COLUMNS}) ENGINE = MergeTree {KEYED}")
+    put(clickhouse, [(offset, copy) for offset in range(65_530, 65_545) for copy in range(offset - 65_529)])
+    one = await held(ClickHouseTable(client, layout(clickhouse), "orders"))
+    assert [offsets(level) for level in one.levels] == [set(range(65_531 + more, 65_545)) for more in range(8)]
+    assert one.rows == sum(range(1, 16))
 
 
 async def test_final_shows_what_no_merge_will_join(clickhouse: ClickHouse, client: ClickHouseClient) -> None:
@@ -300,3 +312,20 @@ async def test_every_query_asks_for_a_whole_answer(proxy: FaultyProxy, clickhous
         ClickHouseClient(proxy.url, settings=own | {"max_rows_to_group_by": "3"}), layout(clickhouse, partition="__offset"), "orders"
     )
     assert "gave the query up" in unknown(await other.check([Span(offset, offset, offset + 1) for offset in range(20)])).reason
+
+
+def test_a_server_that_is_silent_keeps_nobody_from_leaving() -> None:
+    with contextlib.ExitStack() as open_still:
+        server = open_still.enter_context(socket.create_server(("127.0.0.1", 0)))
+        client = ClickHouseClient(f"http://127.0.0.1:{server.getsockname()[1]}")
+
+        async def ask() -> None:
+            asking = asyncio.create_task(client.query("SELECT 1"))
+            accepted, _ = await asyncio.to_thread(server.accept)
+            open_still.enter_context(accepted)
+            asking.cancel()
+            await asyncio.wait([asking])
+
+        begun = time.monotonic()
+        asyncio.run(ask())
+        assert time.monotonic() - begun < connection.QUERY_S / 2
