@@ -253,6 +253,12 @@ def judge(rig: Rig, worker: Worker, topic: str, sink: str, said: dict[int, Said]
     return faults
 
 
+def late(rig: Rig, sink: str) -> int:
+    """How many offsets were filled."""
+    events = (json.loads(message.value() or b"{}") for message in rig.read(f"{rig.app_id}.alerts"))
+    return sum(event["count"] for event in events if event["type"] == "gap.filled" and event["sink"] == sink)
+
+
 def ends_of(bootstrap: str, topic: str) -> dict[int, int]:
     """The log's end of each partition."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "ends"})
@@ -319,6 +325,7 @@ def report(rig: Rig, worker: Worker, topic: str, group: Group, ends: dict[int, i
     low = sum(max(0, times - 1) for one in truth.values() for times in one.certain.values())
     high = sum(max(0, one.certain[o] + one.doubtful[o] - 1) for one in truth.values() for o in {*one.certain, *one.doubtful})
     print(f"  duplicates by the notes {low:,} to {high:,}; found {found.duplicates:,}; {found.loose:,} offsets have several right outcomes")
+    print(f"  {late(rig, group.sink):,} offsets were told as missing and came later: they had been passed, and were handed out again")
     faults += [f"{group.sink}: never happened: {name}" for name in required if not group.made[name]]
     return faults
 
