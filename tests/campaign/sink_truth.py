@@ -33,8 +33,8 @@ class Partition:
 
 
 def read_notes(path: Path) -> list[Note]:
-    """All notes of one instance."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """All notes of one instance; one that is not whole yet is left out."""
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 def amount(instances: Iterable[list[Note]], partitions: int, *, automatic: bool) -> dict[int, Partition]:
