@@ -21,6 +21,7 @@ from gapstream_sidecar.reporter import Reporter
 CALL_S = 1.0
 """The longest wait for an answer that concerns nobody but the sidecar."""
 _HEADERS = attrgetter("headers")
+_OFFSET = attrgetter("offset")
 _TOO_LARGE = "OffsetMetadataTooLargeError"
 
 
@@ -93,8 +94,8 @@ class AioFollower(Follower):
             if stop - first.offset == len(records):
                 self.deliveries.add(topic, partition, first.offset, stop)
             else:
-                for one in records:
-                    self.deliveries.add(topic, partition, one.offset, one.offset + 1)
+                for begin, end in _runs(records):
+                    self.deliveries.add(topic, partition, begin, end)
             if any(map(_HEADERS, records)):
                 self.note_replays(_origins(records))
         return {(topic, partition): (first.offset, stop)}
@@ -313,6 +314,18 @@ def _carrying(offset: Any, text: str | None) -> Any:
     if text is None:
         return offset
     return (offset if isinstance(offset, int) else offset[0], text)
+
+
+def _runs(records: Iterable[Any]) -> Iterable[tuple[int, int]]:
+    """Offsets that follow each other, half-open."""
+    first = stop = -1
+    for offset in map(_OFFSET, records):
+        if offset != stop:
+            if stop > first:
+                yield first, stop
+            first = offset
+        stop = offset + 1
+    yield first, stop
 
 
 def _origins(records: Iterable[Any]) -> Iterable[Origin]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import repeat
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from gapstream_sidecar.deliveries import Key
@@ -58,24 +58,25 @@ def replays(messages: Sequence[Any]) -> list[Origin]:
 def runs(messages: Sequence[Any]) -> list[Run]:
     """The records as runs, in their order; offsets between them that were not handed out stay out."""
     kind = type(messages[0])
-    offsets = list(map(kind.offset, messages))
-    partitions = list(map(kind.partition, messages))
     topics = set(map(kind.topic, messages))
-    if len(topics) > 1:
-        named = zip(map(kind.topic, messages), partitions, offsets, strict=True)
-    else:
-        named = zip(repeat(topics.pop()), partitions, offsets)  # one of them has no end
+    if len(topics) == 1:
+        return _runs(topics.pop(), messages)
+    return [run for topic, group in groupby(messages, kind.topic) for run in _runs(topic, list(group))]
+
+
+def _runs(topic: str, messages: Sequence[Any]) -> list[Run]:
+    """The same of one topic: a loop without its name, since every record of a topic with markers passes through here."""
+    kind = type(messages[0])
     found: list[Run] = []
-    topic, partition, first, stop = None, -1, -1, -1
-    for one, number, offset in named:
-        if offset == stop and number == partition and one == topic:
+    partition, first, stop = -1, 0, 0
+    for number, offset in zip(map(kind.partition, messages), map(kind.offset, messages), strict=True):
+        if offset == stop and number == partition:
             stop += 1
             continue
-        if topic is not None:
+        if partition >= 0:
             found.append(Run(topic, partition, first, stop))
-        topic, partition, first, stop = one, number, offset, offset + 1
-    if topic is not None:
-        found.append(Run(topic, partition, first, stop))
+        partition, first, stop = number, offset, offset + 1
+    found.append(Run(topic, partition, first, stop))
     return found
 
 
