@@ -14,7 +14,7 @@ from stream_app.core.checks import Checks
 from stream_app.core.gaps import Gaps
 from stream_app.core.log import LogState
 from stream_app.core.model import CHUNK, Cause, Look, Observation, Reason, Run, Snapshot, Status
-from stream_app.core.offsets import END, OffsetSet
+from stream_app.core.offsets import END, OffsetSet, drop, take
 from stream_app.core.openings import OPENINGS_MAX, Opening, coarser
 from stream_app.core.samples import Sample, keep, passed_by_time
 from stream_app.core.snapshots import Snapshots, judged_from
@@ -204,7 +204,7 @@ class SinkState:
         for reason in EXPLAINED:
             taken = self._take_from(self.explained[reason], records)
             for was in self._beside(reason):
-                _drop(was, taken)
+                drop(was, taken)
         for cause in Cause:
             filled = self._take_open(cause, records)
             if filled:
@@ -225,7 +225,7 @@ class SinkState:
 
     def _take_from(self, source: OffsetSet, records: OffsetSet) -> OffsetSet:
         """Explained or unread offsets that arrive after all become received, silently."""
-        taken = _take(source, records)
+        taken = take(source, records)
         if taken:
             self._store_received(taken)
             records.difference_update(taken)
@@ -238,9 +238,9 @@ class SinkState:
     def _receive_ahead(self, offsets: OffsetSet) -> OffsetSet:
         """Above ``log.read`` it is not known yet which offsets are records. Returns what was received before."""
         for reason in EXPLAINED:
-            taken = _take(self.explained[reason], offsets)
+            taken = take(self.explained[reason], offsets)
             for was in self._beside(reason):
-                _drop(was, taken)
+                drop(was, taken)
         before = offsets & self.received
         self.received.update(offsets)
         return before
@@ -270,7 +270,7 @@ class SinkState:
                 self._note_explained(reason, taken)
                 rest.difference_update(taken)
         if reason is Reason.QUARANTINED:
-            taken = _take(self.unread, rest)
+            taken = take(self.unread, rest)
             self._note_explained(reason, taken)
             self.untold[reason].update(taken)
             rest.difference_update(taken)
@@ -280,7 +280,7 @@ class SinkState:
             self.absent_observed += count - rest.count
         rest.remove(0, self.settled or 0)
         for other in (*self.open.values(), *self.explained.values(), self.unread, self.received):
-            _drop(rest, other)
+            drop(rest, other)
         self._note_explained(reason, rest)
         self.untold[reason].update(rest)
 
@@ -292,12 +292,12 @@ class SinkState:
         accepted = self.explained[Reason.ACKNOWLEDGED]
         if undo:
             for cause, was in self.acknowledged.items():
-                back = _take(was, offsets)
+                back = take(was, offsets)
                 if back:
                     accepted.difference_update(back)
                     self.add_open(cause, back, log)
                     moved.reopened[cause] = back
-            self.unread.update(_take(accepted, offsets))  # what was accepted without a cause was unread
+            self.unread.update(take(accepted, offsets))  # what was accepted without a cause was unread
             return
         for cause in Cause:
             taken = self._take_open(cause, offsets)
@@ -305,7 +305,7 @@ class SinkState:
                 self.acknowledged[cause].update(taken)
                 self._note_explained(Reason.ACKNOWLEDGED, taken)
                 moved.explained[cause] = taken
-        moved.accepted = _take(self.unread, offsets)
+        moved.accepted = take(self.unread, offsets)
         self._note_explained(Reason.ACKNOWLEDGED, moved.accepted)
 
     def add_open(self, cause: Cause, offsets: OffsetSet, log: LogState) -> None:
@@ -317,7 +317,7 @@ class SinkState:
 
     def _take_open(self, cause: Cause, wanted: OffsetSet) -> OffsetSet:
         """Take out what is open of ``wanted``; the only way out of an open set."""
-        taken = _take(self.open[cause], wanted)
+        taken = take(self.open[cause], wanted)
         if taken:
             self.gaps[cause].closed(taken, self.open[cause])
             self.untidy = True
@@ -416,7 +416,7 @@ class SinkState:
             return OffsetSet()
         lacking = self.received.missing_in(first, stop)
         for known in (*self.explained.values(), *self.open.values(), self.unread):
-            _drop(lacking, known)
+            drop(lacking, known)
         return log.without_absent(lacking)
 
     def first_unaccounted(self, first: int, stop: int, log: LogState) -> int | None:
@@ -483,7 +483,7 @@ class SinkState:
             low, high = max(first, self.floor or 0, log.origin, log.start), min(stop, self.settled)
             below = OffsetSet([(low, high)] if low < high else ())
             for known in (*self.explained.values(), *self.open.values(), self.unread):
-                _drop(below, known)
+                drop(below, known)
             found.update(below)
         return log.without_absent(found)
 
@@ -503,7 +503,7 @@ class SinkState:
         """Retention removed these before the reader got to them; what was said of them ahead of it stands."""
         lost = unread.within(max(self.floor or 0, log.origin), END)
         for said in (self.received, *self.explained.values()):
-            _drop(lost, said)
+            drop(lost, said)
         self.unread.update(lost)
 
     def log_read_to(self, log: LogState, before: int) -> None:
@@ -591,18 +591,3 @@ class SinkState:
             times = (opening.lowest_ms, log.timeline.lowest_from(first))
             opening.lowest_ms = max((ms for ms in times if ms is not None), default=None)
         return True
-
-
-def _take(source: OffsetSet, wanted: OffsetSet) -> OffsetSet:
-    """Move the common offsets out of ``source``."""
-    if not source or not wanted:
-        return OffsetSet()
-    taken = source & wanted
-    if taken:
-        source.difference_update(taken)
-    return taken
-
-
-def _drop(target: OffsetSet, known: OffsetSet) -> None:
-    if known and target:
-        target.difference_update(known)

@@ -69,7 +69,7 @@ def worker(shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> Worker:
         "strict": {"type": "group", "group": loader, "from": "earliest", "stall_after": "1s", **GRACE},
     }
     billing = {"billing": {"type": "consumer", "group": f"group-{billed}", **GRACE}}
-    rig = make_rig({loaded: {"sinks": sinks}, billed: {"sinks": billing}}, app={"unknown_after": "2s"})
+    rig = make_rig({loaded: {"sinks": sinks}, billed: {"sinks": billing}}, app={"unknown_after": "4s"})
     made = rig.worker().start()
     loading = Watched(shared_kit, made, loaded, loader)
     loading.commit(0, 10)
