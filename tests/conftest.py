@@ -8,12 +8,14 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka.admin import AdminClient
 from hypothesis import settings
 from kafka_cluster import AttachedCluster, KafkaCluster
 
+from tests.support.clickhouse_kit import ClickHouse, EngineProcess
 from tests.support.kafka_kit import KafkaKit
 
 settings.register_profile("gapstream", deadline=None, print_blob=True, derandomize=False)
@@ -27,7 +29,16 @@ def pytest_configure(config: pytest.Config) -> None:
     """Choose hypothesis' seed here, so that it is known and can be repeated; ``--hypothesis-seed`` wins."""
     if config.getoption("--hypothesis-seed") is None:
         config.option.hypothesis_seed = str(secrets.randbits(32))
-    config.stash[_LOGS] = Path(tempfile.gettempdir()) / f"gapstream-test-logs-{os.getpid()}"
+    if hasattr(config, "workerinput"):  # one of several processes: its logs are within those of the run
+        config.stash[_LOGS] = Path(config.workerinput["gapstream_logs"]) / config.workerinput["workerid"]
+    else:
+        config.stash[_LOGS] = Path(tempfile.gettempdir()) / f"gapstream-test-logs-{os.getpid()}"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a further process what it can't know."""
+    node.workerinput["gapstream_logs"] = str(node.config.stash[_LOGS])
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -105,3 +116,22 @@ def make_topic(kit: KafkaKit) -> Callable[..., str]:
 def produce(kit: KafkaKit) -> Callable[..., list[int]]:
     """``produce(topic, partition=0, n=1, ...)``: offsets of the records written; see KafkaKit.produce."""
     return kit.produce
+
+
+@pytest.fixture(scope="session")
+def clickhouse_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A ClickHouse for the whole run: the embedded one, or that of ``CLICKHOUSE_URL`` where it is set."""
+    given = os.environ.get("CLICKHOUSE_URL")
+    if given:
+        yield given.rstrip("/")
+        return
+    with EngineProcess(tmp_path_factory.mktemp("engine")) as engine:
+        yield engine.url
+
+
+@pytest.fixture
+def clickhouse(clickhouse_url: str) -> Iterator[ClickHouse]:
+    """That server with an empty database, which goes with the test."""
+    server = ClickHouse(clickhouse_url)
+    yield server
+    server.close()

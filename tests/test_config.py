@@ -244,15 +244,23 @@ def test_the_instance_is_host_name_and_port(tmp_path: Path, monkeypatch: pytest.
 
 def test_what_this_version_does_not_run(tmp_path: Path) -> None:
     lines = [str(fault) for fault in unsupported(read(SECRETS, tmp_path))]
-    assert lines[:2] == [
-        "topics.orders.sinks.w.type: this version does not run sinks of type clickhouse, only consumer: take this one out of the file",
-        "topics.orders.sinks.c.type: this version does not run sinks of type topic, only consumer: take this one out of the file",
-    ]
-    assert lines[2] == "alerts.webhooks.0: this version does not run webhooks: take this one (pagerduty) out of the file"
-    assert len(lines) == 2 + 5
-    assert unsupported(read("topics: {orders: {sinks: {b: {type: consumer}}}}", tmp_path)) == []
+    assert lines[0] == "alerts.webhooks.0: this version does not run webhooks: take this one (pagerduty) out of the file"
+    assert len(lines) == 5
+    sinks = (
+        "b: {type: consumer}, w: {type: clickhouse, url: 'http://c:1', table: t}, c: {type: topic, topic: copy}, g: {type: group, group: g}"
+    )
+    assert unsupported(read(f"topics: {{orders: {{sinks: {{{sinks}}}}}}}", tmp_path)) == []
     (nothing,) = unsupported(read("", tmp_path))
     assert str(nothing) == "topics: names nothing to watch: add a topic, as in topics: {orders: {sinks: {}}}"
+
+
+def test_a_table_needs_its_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream_app.config.checks.find_spec", lambda name: None if name == "clickhouse_connect" else name)
+    text = "topics: {orders: {sinks: {b: {type: consumer}, w: {type: clickhouse, url: 'http://c:1', table: t}}}}"
+    (fault,) = unsupported(read(text, tmp_path))
+    assert str(fault) == (
+        "topics.orders.sinks.w.type: needs ClickHouse's client, which is not installed: pip install 'gapstream[clickhouse]'"
+    )
 
 
 # --- files ------------------------------------------------------------------------------------------------------------------

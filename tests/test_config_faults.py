@@ -100,7 +100,7 @@ ONE_FAULT = {
         "defaults.consumer.grace: 2 is not a duration: write a whole number and ms, s, m, h or d, as in 15m"
     ),
     "defaults: {consumer: {grase: 2s}}": (
-        "defaults.consumer.grase: is no setting here, is grace meant?; allowed: grace, from, stall_after, tombstones"
+        "defaults.consumer.grase: is no setting here, is grace meant?; allowed: grace, from, stall_after, tombstones, group"
     ),
     "defaults: {kafka: {}}": "defaults.kafka: is no setting here; allowed: consumer, clickhouse, topic, group",
 }
@@ -138,7 +138,7 @@ TOPIC_FAULTS = {
         " @milliseconds"
     ),
     "orders: {sinks: {b: {type: consumer, every: 10s}}}": (
-        "topics.orders.sinks.b.every: is no setting here; allowed: grace, from, stall_after, tombstones, type"
+        "topics.orders.sinks.b.every: is no setting here; allowed: grace, from, stall_after, tombstones, group, type"
     ),
     "orders: {sinks: {b: {type: clickhouse, url: 'https://c', table: t, every: 10}}}": (
         "topics.orders.sinks.b.every: 10 is not a duration: write a whole number and ms, s, m, h or d, as in 15m"
@@ -152,6 +152,9 @@ TOPIC_FAULTS = {
     ),
     "orders: {sinks: {b: {type: clickhouse, url: 'https://c', table: t, ca: /nowhere/ca.pem}}}": (
         "topics.orders.sinks.b.ca: /nowhere/ca.pem can't be read"
+    ),
+    "orders: {sinks: {b: {type: clickhouse, url: 'https://c', table: t, settings: {max_threads: 2, limit: 5}}}}": (
+        "topics.orders.sinks.b.settings.limit: is always 0 here, so that an answer is whole or none: take it out"
     ),
     "orders: {sinks: {b: {type: clickhouse, url: 'https://c', table: t, password: 123}}}": (
         "topics.orders.sinks.b.password: must be text: put it in quotes"

@@ -92,8 +92,17 @@ class WorkerClient:
             CouldNotTell: what it answers is none of its answers.
         """
         given = {name: str(value) for name, value in (parameters or {}).items() if value is not None}
-        target = f"{self._base}{path}" + (f"?{urlencode(given)}" if given else "")
-        status, body = self._ask(target)
+        return self._answer(path, *self._ask("GET", f"{self._base}{path}" + (f"?{urlencode(given)}" if given else "")))
+
+    def post(self, path: str, change: Mapping[str, Any]) -> dict[str, Any]:
+        """The JSON answer to a change.
+
+        Raises:
+            GapstreamError: as :meth:`get`; UsageError too where there is nothing to be changed, or it may not be now.
+        """
+        return self._answer(path, *self._ask("POST", f"{self._base}{path}", json.dumps(change).encode()))
+
+    def _answer(self, path: str, status: int, body: bytes) -> dict[str, Any]:
         try:
             answer = json.loads(body)
         except ValueError:
@@ -107,13 +116,13 @@ class WorkerClient:
             raise Unavailable(f"the worker at {self.url} refuses: {reason}; see --token or GAPSTREAM_TOKEN")
         if status == 403:
             raise Unavailable(f"the worker at {self.url} forbids it: {reason}")
-        if status == 400:
+        if status in (400, 404, 409):
             raise UsageError(f"the worker at {self.url} does not take that: {reason}")
         if status == 503:
             raise Unavailable(f"the worker at {self.url} can't answer yet: {reason}")
         raise CouldNotTell(f"the worker at {self.url} answered {path} with status {status}: {reason}")
 
-    def _ask(self, target: str) -> tuple[int, bytes]:
+    def _ask(self, method: str, target: str, change: bytes | None = None) -> tuple[int, bytes]:
         connection: http.client.HTTPConnection
         if self._tls:
             context = ssl.create_default_context()
@@ -121,7 +130,8 @@ class WorkerClient:
         else:
             connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
         try:
-            connection.request("GET", target, headers=self._headers)
+            headers = self._headers if change is None else {**self._headers, "Content-Type": "application/json"}
+            connection.request(method, target, change, headers)
             response = connection.getresponse()
             return response.status, response.read()
         except ssl.SSLError as error:

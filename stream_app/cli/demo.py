@@ -39,12 +39,14 @@ Exit codes: 0 everything injected was detected and nothing else, 1 not (the reas
 def command(seconds: int | None, as_json: bool, seed: int | None, port: int | None) -> int:
     """See it work with nothing installed.
 
-    Starts an embedded Kafka broker, a producer, a consumer application that loses, delays, repeats and quarantines records by
-    chance, and a worker; a detector that knows nothing of these faults finds them in the alerts topic.
+    Starts an embedded Kafka broker, an embedded ClickHouse, a producer, an application that loses, delays, repeats, quarantines
+    and deletes records by chance, and a worker; a detector that knows nothing of these faults finds them in the alerts topic.
     """
     from stream_app.demo.run import choose, run
 
     options = choose(JSON_SECONDS if seconds is None and as_json else seconds, seed, port)
+    if not options.clickhouse:
+        click.echo("gapstream demo: there is no table without ClickHouse; pip install 'gapstream[demo]' adds one", err=True)
     with contextlib.ExitStack() as stack:
         view = _view(as_json, stack)
         outcome = run(options, view)

@@ -30,6 +30,9 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "partitions": ("stream_app.cli.partitions", "List topics, partitions and sinks, one row each."),
     "explain": ("stream_app.cli.explain", "Say why offsets are what they are: verdict, evidence, states, records."),
     "watch": ("stream_app.cli.watch", "Follow the alerts, one line per event."),
+    "verify": ("stream_app.cli.verify", "Compare a topic with a ClickHouse table, once, without a worker."),
+    "sink": ("stream_app.cli.sink", "Forget a sink that left the configuration."),
+    "observe": ("stream_app.cli.observe", "Report what a sink has received, as lines on standard input."),
     "config": ("stream_app.cli.config_cmd", "Print the effective configuration, secrets masked."),
 }
 """Name to module and one line of help, so that ``gapstream --help`` imports none of them."""
@@ -79,7 +82,7 @@ Example:
   gapstream worker -c gapstream.yaml
   gapstream status --url http://127.0.0.1:6066
 
-Exit codes: 0 fine, 2 usage or configuration, 3 could not tell.""",
+Exit codes: 0 fine, 1 a difference was found, 2 usage or configuration, 3 could not tell.""",
 )
 @click.version_option(__version__, prog_name="gapstream", message="%(prog)s %(version)s")
 def cli() -> None:

@@ -22,6 +22,8 @@ _COLUMNS: Sequence[tuple[Column | str, str]] = (
     (Column("READ", "right"), "log_read_offset"),
     (Column("END", "right"), "log_end_offset"),
     (Column("HORIZON", "right"), "horizon_offset"),
+    (Column("RECORDS", "right"), "records"),
+    (Column("ROWS", "right"), "rows"),
     (Column("MISSING", "right"), "missing"),
     (Column("LAG", "right"), "lag"),
     (Column("DUPLICATES", "right"), "duplicates"),
@@ -62,4 +64,5 @@ def _key(one: Mapping[str, Any]) -> tuple[object, object, object]:
 
 
 def _row(row: Mapping[str, Any]) -> list[object]:
-    return [*(row.get(name) for _, name in _COLUMNS), row.get("reason") or ""]
+    shown = {**row, "rows": "-" if row.get("rows") is None else row["rows"]}  # most sinks have none
+    return [*(shown.get(name) for _, name in _COLUMNS), row.get("reason") or ""]

@@ -6,6 +6,7 @@ import os
 import ssl
 from collections import defaultdict
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 from stream_app.config.model import LOOPBACK_HOSTS, Config
 from stream_app.config.reading import Finding, Keys
@@ -14,9 +15,8 @@ from stream_app.config.values import NAME_MAX, is_pattern
 from stream_app.errors import Fault
 from stream_app.kafka.names import TopicNames
 from stream_app.kafka.properties import check_properties, unused_properties
+from stream_app.sinks.clickhouse.client import SETTINGS
 
-RUN_SINKS = ("consumer",)
-"""Types of sinks that this version runs."""
 _ID_MAX = NAME_MAX - len(TopicNames.of("", "").observations) - 1
 """Characters of ``app.id`` that leave room for the name of a topic."""
 
@@ -39,12 +39,12 @@ def kafka_warnings(config: Config) -> list[str]:
 
 
 def unsupported(config: Config) -> list[Fault]:
-    """What a worker of this version does not run, one line each; it must not start with any of them, nor with nothing to watch."""
+    """What a worker can't run here and now, one line each; it must not start with any of them, nor with nothing to watch."""
     faults = []
     for name, topic in config.topics.items():
         for sink_name, sink in topic.sinks.items():
-            if sink.type not in RUN_SINKS:
-                message = f"this version does not run sinks of type {sink.type}, only {', '.join(RUN_SINKS)}: take this one out of the file"
+            if isinstance(sink, ClickHouseSink) and find_spec("clickhouse_connect") is None:
+                message = "needs ClickHouse's client, which is not installed: pip install 'gapstream[clickhouse]'"
                 faults.append(Fault(f"topics.{name}.sinks.{sink_name}.type", message))
     for index, hook in enumerate(config.alerts.webhooks):
         message = f"this version does not run webhooks: take this one ({hook.name or hook.type}) out of the file"
@@ -97,6 +97,9 @@ def _sinks(config: Config) -> Iterator[Finding]:
             yield Finding((*path, "topic"), "is the watched topic itself: name the copy")
         if isinstance(sink, ClickHouseSink) and sink.ca is not None and not os.access(sink.ca, os.R_OK):
             yield Finding((*path, "ca"), f"{sink.ca} can't be read")
+        for name in sorted(sink.settings.keys() & SETTINGS.keys()) if isinstance(sink, ClickHouseSink) else ():
+            message = f"is always {SETTINGS[name]} here, so that an answer is whole or none: take it out"
+            yield Finding((*path, "settings", name), message)
 
 
 def _shared_tables(config: Config) -> Iterator[Finding]:

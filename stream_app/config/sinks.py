@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, SecretStr, model_v
 
 from stream_app.config.values import (
     Floor,
+    GroupName,
     Headers,
     Name,
     NameOrPattern,
@@ -58,6 +59,8 @@ class ConsumerKeys(SinkKeys):
 
     tombstones: Tombstones = "required"
     """``optional``: a record with a null value that did not arrive is explained."""
+    group: GroupName | None = None
+    """The application's consumer group: its commits are claims, so that a record is late once the group committed past it."""
 
 
 class ConsumerSink(ConsumerKeys):
@@ -115,7 +118,7 @@ class ClickHouseKeys(SinkKeys):
     tombstones: Tombstones = "optional"
     """``required``: a record with a null value that did not arrive is missing."""
     quarantine: QuarantineTable | None = None
-    group: Name | None = None
+    group: GroupName | None = None
     """The ingesting consumer group; its commits are claims."""
     every: Duration = Field(10_000, ge=1_000)
     grace: Duration = 30_000
@@ -160,6 +163,8 @@ class TopicKeys(SinkKeys):
     headers: SourceHeaders = SourceHeaders()
     quarantine: QuarantineTopic | None = None
     tombstones: Tombstones = "required"
+    group: GroupName | None = None
+    """The copying consumer group; its commits are claims."""
 
 
 class TopicSink(TopicKeys):
@@ -172,14 +177,14 @@ class TopicSink(TopicKeys):
 class GroupKeys(SinkKeys):
     """A consumer group in which nothing is installed: its commits are claims."""
 
-    group: TemplatedName | None = None
+    group: GroupName | None = None
 
 
 class GroupSink(GroupKeys):
     """``type: group``."""
 
     type: Literal["group"]
-    group: TemplatedName
+    group: GroupName
 
 
 Sink = ConsumerSink | ClickHouseSink | TopicSink | GroupSink

@@ -57,6 +57,14 @@ def read_templated_name(text: str) -> str:
     return text
 
 
+def _read_group(text: str) -> str:
+    """Kafka takes any text for the name of a group."""
+    if not 0 < len(text) <= NAME_MAX or not text.isprintable():
+        msg = f"{text!r} is no name of a group: 1 to {NAME_MAX} characters that can be printed"
+        raise ValueError(msg)
+    return text
+
+
 def is_pattern(text: str) -> bool:
     """Whether it is written as ``/regular expression/``."""
     return len(text) > 2 and text.startswith("/") and text.endswith("/")
@@ -189,6 +197,8 @@ Whole = Annotated[int, BeforeValidator(_no_flag)]
 Text = Annotated[str, AfterValidator(_filled)]
 """Text that is not empty."""
 Name = Annotated[str, AfterValidator(read_name)]
+GroupName = Annotated[str, AfterValidator(_read_group)]
+"""A consumer group; ``{topic}`` may stand in it."""
 TemplatedName = Annotated[str, AfterValidator(read_templated_name)]
 NameOrPattern = Annotated[str, AfterValidator(read_name_or_pattern)]
 Url = Annotated[str, AfterValidator(read_url), PlainSerializer(mask_url, return_type=str)]

@@ -7,16 +7,32 @@ clock or knows Kafka. The owner calls, in this order and as often as it likes: :
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from stream_app.core import complete
+from stream_app.core import complete, stall
 from stream_app.core.codec import topic_id_text
 from stream_app.core.events import Event, EventType, pieces
 from stream_app.core.log import LogState
-from stream_app.core.model import CHUNK, Absent, Cause, LogEnds, LogRead, Look, Observation, ObservationRead, Reason, Run, Runs, Status
+from stream_app.core.model import (
+    CHUNK,
+    Absent,
+    Cause,
+    Drop,
+    LogEnds,
+    LogRead,
+    Look,
+    Observation,
+    ObservationRead,
+    Reason,
+    Run,
+    Runs,
+    Status,
+)
 from stream_app.core.offsets import OffsetSet
-from stream_app.core.sink import STAMPS_MAX, Moved, Opening, Policy, SinkState
+from stream_app.core.openings import Opening
+from stream_app.core.sink import STAMPS_MAX, Moved, Policy, SinkState
+from stream_app.core.sources import described
 
 LOG_SINK = "log"
 """The built-in sink: what the log itself lacks."""
@@ -71,10 +87,22 @@ class Ledger:
     """Whether records count by the last stable offset; under read_uncommitted nobody tells where it is."""
     unnamed_to: int = 0
     """Observations below this offset of theirs are taken only if they name the topic id: the topic was re-created about then."""
+    reborn: bool = False
+    """Whether the topic was re-created since it was first seen."""
+    mirrored: dict[str, tuple[int, int, bytes]] = field(default_factory=dict)
+    """By partition of a topic of copies that is this partition's to read: where it is read on, the sequence of the next report, and
+    the topic's id."""
     partitions: int = 0
     """How many partitions the topic had when this one was first seen; 0: not known."""
     epoch: int = 0
-    """How often the log was truncated or re-created since this worker took over: a look from before says nothing of what is there."""
+    """How often the log was truncated or re-created, or a sink dropped, since this worker took over: a look from before says nothing
+    of what is there."""
+    unknown_after_ms: int = 300_000
+    """Checks of a sink that fail for so long make it unknown."""
+    forget_after_ms: int | None = None
+    """A sink that stands in no configuration and is silent for so long is forgotten; None: never."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Sinks that were forgotten after events of theirs were told -> the last sequence: whoever comes back goes on from there."""
 
     def __post_init__(self) -> None:
         for sink in self.sinks.values():
@@ -106,7 +134,7 @@ class Ledger:
                 self._leaves(sink, now_ms)
 
     def _returns(self, sink: SinkState, policy: Policy, now_ms: int) -> None:
-        told, sink.policy = sink.policy.configured, policy
+        told, sink.policy, sink.silent_ms = sink.policy.configured, policy, None
         if not told:
             sink.openings.clear()
             for cause in Cause:
@@ -120,9 +148,10 @@ class Ledger:
                 self._tell(EventType.GAP_EXPLAINED, sink, now_ms, cause=cause, ranges=piece, **told)
         self._tell(EventType.SINK_REMOVED, sink, now_ms, **told)
         sink.policy = Policy.unconfigured(sink.policy.name)
+        sink.silent_ms = now_ms
 
     def _add_sink(self, policy: Policy) -> SinkState:
-        sink = SinkState(policy)
+        sink = SinkState(policy, sequence=self.dropped.pop(policy.name, 0))
         if policy.floor is not None:
             sink.floor = max(policy.floor, self.log.origin, self.log.start)  # what was gone before it came is not its loss
         # A set of its own: a copy would take over from the log's set what was stored of it already, and never be stored itself.
@@ -138,9 +167,13 @@ class Ledger:
         """A worker takes over: what was timed by another worker's clock starts anew."""
         self.heard_ms = None
         for sink in self.judged():
-            sink.moved_ms = now_ms if sink.horizon is not None else None
+            sink.moved_ms = now_ms if sink.stands_at is not None and not sink.stalled else None
             for sample in sink.samples:
                 sample.worker_ms = now_ms
+            if sink.policy.configured:
+                sink.snapshots.goes_on(sink.policy.checks)
+            elif sink.silent_ms is None:
+                sink.silent_ms = now_ms
 
     # --- inputs -------------------------------------------------------------------------------------------------------
 
@@ -150,7 +183,7 @@ class Ledger:
         if not log.takes(read):
             return False
         before = log.read
-        idle = [sink for sink in self.judged() if sink.horizon is not None and not log.has_record(sink.horizon, before)]
+        idle = [sink for sink in self.judged() if stall.is_idle(log, sink, before)]
         absent, holes = self._explain_holes(read)
         log.note_absent(Absent.COMPACTED, absent)
         log.advance(read, now_ms)
@@ -230,7 +263,7 @@ class Ledger:
         """The fence of the observations: only what follows the head changes anything."""
         return read.position == self.observed_to <= read.offset
 
-    def observe(self, read: ObservationRead, observation: Observation | None, now_ms: int) -> bool:
+    def observe(self, read: ObservationRead, observation: Observation | Drop | None, now_ms: int) -> bool:
         """Fold one record of the observations topic (None: it was rejected); False: it does not follow, seek back."""
         if not self.follows(read):
             return False
@@ -238,10 +271,32 @@ class Ledger:
         self.broker_ms = max(read.timestamp_ms, self.broker_ms or 0)
         if observation is None:
             return True
+        if isinstance(observation, Drop):
+            self.forget(observation.sink)
+            return True
         sink = self.sinks.get(observation.sink) or self._add_sink(Policy.unconfigured(observation.sink))
         # A worker's clock that was set back must not make a new horizon older than what was heard: grace would be over at once.
         moved = sink.observe(observation, self.log, self.broker_ms, max(now_ms, self.heard_ms or 0))
+        if not sink.policy.configured:
+            sink.silent_ms = now_ms
         self._tell_moved(sink, observation, moved, now_ms)
+        if moved.vanished:
+            self.vanish(sink.policy.name, moved.vanished, now_ms)
+        return True
+
+    def forget(self, name: str) -> bool:
+        """Forget a sink that stands in no configuration, with all that it said; False: there is none, or it stands in one.
+
+        Whatever was open of it was closed for subscribers when it left, so nothing is told.
+        """
+        sink = self.sinks.get(name)
+        if sink is None or sink.policy.configured or name == LOG_SINK:
+            return False
+        del self.sinks[name]
+        self.mirrored = {key: at for key, at in self.mirrored.items() if not key.startswith(f"{name}/topic:")}
+        self.epoch += 1
+        if sink.sequence:
+            self.dropped[name] = sink.sequence
         return True
 
     def has_room_for(self, name: str) -> bool:
@@ -264,12 +319,29 @@ class Ledger:
             self._open(sink, cause, offsets, None, None, now_ms, reason="acknowledgement undone", by=observation.by)
         if moved.reopened:
             self._expire(sink, now_ms)
+        if moved.claimed is not None and moved.claimed.went_back and observation.source is not None:
+            who = described(observation.source)
+            reason = f"{who} went back from {moved.claimed.before} to {moved.claimed.now}"
+            self._tell(EventType.SINK_REWOUND, sink, now_ms, reason=reason)
 
     def doubt(self, log_end: int) -> None:
         """Reports were lost before they were read: of what lacks below the log's end, as it is now, nobody knows whether it arrived."""
         self.end_is(log_end)
         for sink in self.judged():
             sink.doubted_to = max(sink.doubted_to, self.log.end)
+
+    def heard_in_topic(self, names: Collection[str], now_ms: int) -> None:
+        """These sinks are heard of in some partition of the topic; what this one's ledger can't know by itself."""
+        for name in names:
+            sink = self.sinks.get(name)
+            if sink is not None and name != LOG_SINK:
+                stall.await_here(self.log, sink, now_ms)
+
+    def note_check(self, name: str, check: str, failure: str | None, now_ms: int) -> None:
+        """What was asked of a sink beside its observations answered (None), or why it did not; nothing if there is no such sink."""
+        sink = self.sinks.get(name)
+        if sink is not None:
+            sink.checks.note(check, failure, now_ms)
 
     def heard_to_end(self, at_ms: int) -> None:
         """The observations were read to their end as it was at this time (worker's clock)."""
@@ -281,11 +353,11 @@ class Ledger:
         """Settle what needs no look; return what does, one step per sink, bounded."""
         found = []
         for sink in self.judged():
-            sample = sink.passed(self.broker_ms, self.heard_ms)
-            if sample is None:
+            horizon = sink.passed(self.broker_ms, self.heard_ms)
+            if horizon is None:
                 continue
             sink.fix_floor(self.log)
-            due = self._due(sink, min(sample.horizon, self.log.read))
+            due = self._due(sink, min(horizon, self.log.read))
             if due is not None:
                 found.append(due)
         return found
@@ -293,8 +365,8 @@ class Ledger:
     def has_due(self) -> bool:
         """Whether some sink's horizon has passed its grace beyond what is judged: time for :meth:`candidates`."""
         for sink in self.judged():
-            sample = sink.passed(self.broker_ms, self.heard_ms)
-            if sample is not None and min(sample.horizon, self.log.read) > (sink.settled if sink.settled is not None else -1):
+            horizon = sink.passed(self.broker_ms, self.heard_ms)
+            if horizon is not None and min(horizon, self.log.read) > (sink.settled if sink.settled is not None else -1):
                 return True
         return False
 
@@ -409,30 +481,35 @@ class Ledger:
         """
         log_start, log_end = ends.log_start, ends.high_watermark
         self.epoch += 1
-        self.partitions = partitions
+        self.partitions, self.reborn, self.mirrored = partitions, True, {}
         for sink in self.sinks.values():
             self._close_truncated(sink, sink.truncate(0), now_ms, "the topic was re-created")
         self._tell(EventType.LOG_RECREATED, self.sinks[LOG_SINK], now_ms, reason=f"its id is {topic_id_text(topic_id)} now")
-        told = {name: (sink.sequence, sink.stalled) for name, sink in self.sinks.items()}
+        told = {name: (sink.sequence, sink.stalled, sink.checks, sink.silent_ms) for name, sink in self.sinks.items()}
         self.log = LogState(topic_id, origin=log_start, seen_end=log_end, start=log_start, read=log_start, end=log_end, last_stable=log_end)
         self.log.ever_compacted = compacted
         self.sinks = {}
         # Whoever received the old one answers for all of the new one.
         self.configure({name: replace(policy, floor=0) for name, policy in self.policies.items()}, now_ms)
-        for name, (sequence, stalled) in told.items():
+        for name, (sequence, stalled, checks, silent_ms) in told.items():
             sink = self.sinks.get(name) or self._add_sink(Policy.unconfigured(name))
-            sink.sequence, sink.stalled = sequence, stalled
+            sink.sequence, sink.stalled, sink.checks, sink.silent_ms = sequence, stalled, checks, silent_ms
         self.unnamed_to = observations_end
         self.doubt(log_end)
 
     # --- telling ------------------------------------------------------------------------------------------------------
 
     def evaluate(self, now_ms: int) -> None:
-        """What is told by time rather than at once: early explanations, duplicates, stalls."""
-        for sink in self.judged():
+        """What comes by time rather than at once: early explanations, duplicates, stalls, checks that fail; sinks are forgotten."""
+        for sink in list(self.judged()):
+            silent_ms, after = sink.silent_ms, self.forget_after_ms
+            if silent_ms is not None and after is not None and now_ms - silent_ms >= after:
+                self.forget(sink.policy.name)
+                continue
             self._tell_explained_early(sink, now_ms)
             self._tell_duplicates(sink, now_ms)
             self._tell_stall(sink, now_ms)
+            self._tell_unknown(sink, now_ms)
         for sink in self.sinks.values():
             sink.tidy(self.log)
             sink.complete_ms = complete.through(self.log, sink, self.lateness_ms, is_log=sink.policy.name == LOG_SINK)
@@ -462,21 +539,24 @@ class Ledger:
         sink.told_duplicates_ms = now_ms
 
     def _tell_stall(self, sink: SinkState, now_ms: int) -> None:
-        if self.heard_ms is None:
+        heard_ms = self.heard_ms
+        if heard_ms is not None and sink.policy.mirrored:  # copies that nobody could read don't stand still
+            heard_ms = None if sink.copied_ms is None else min(sink.copied_ms, heard_ms)
+        if heard_ms is None:
             return
-        stalled = self._is_stalled(sink, self.heard_ms)
-        if stalled and not sink.stalled:
-            self._tell(EventType.SINK_STALLED, sink, now_ms, reason=f"{self.lag(sink)} records ahead and the horizon has not moved")
-        elif sink.stalled and not stalled:
+        why = stall.why_stalled(self.log, sink, self.lag(sink) if sink.horizon is not None else None, heard_ms)
+        if why is not None and not sink.stalled:
+            self._tell(EventType.SINK_STALLED, sink, now_ms, reason=why)
+        elif sink.stalled and why is None:
             self._tell(EventType.SINK_RESUMED, sink, now_ms)
-        sink.stalled = stalled
+        sink.stalled = why is not None
 
-    def _is_stalled(self, sink: SinkState, heard_ms: int) -> bool:
-        """Whether records that were read wait above a horizon that has not moved, or had nothing ahead of it, for too long."""
-        after, horizon, moved_ms = sink.policy.stall_after_ms, sink.horizon, sink.moved_ms
-        if after is None or horizon is None or moved_ms is None or heard_ms - moved_ms < after:
-            return False
-        return self.log.has_record(horizon, self.log.read)
+    def _tell_unknown(self, sink: SinkState, now_ms: int) -> None:
+        match sink.checks.judge(sink.policy.checks, self.unknown_after_ms, now_ms):
+            case True:
+                self._tell(EventType.SINK_UNKNOWN, sink, now_ms, reason=sink.checks.why())
+            case False:
+                self._tell(EventType.SINK_KNOWN, sink, now_ms)
 
     def lag(self, sink: SinkState) -> int | None:
         """Records at or above the horizon; None while there is no horizon."""

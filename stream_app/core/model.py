@@ -23,6 +23,8 @@ CHUNK = 65_536
 """Offsets per chunk: the span of one Roaring container (https://roaringbitmap.org, format specification)."""
 MAX_OFFSET = 2**63 - 1
 """Kafka's offsets are signed 64-bit integers."""
+DOUBLED_MAX = 8
+"""Rows beyond the first that a snapshot can name of one offset: of an offset with more than nine rows, nine are counted."""
 
 
 class Absent(StrEnum):
@@ -140,6 +142,8 @@ class Snapshot:
     rows: int
     at_ms: int
     """Start of the query."""
+    doubled: tuple[Runs, ...] = ()
+    """Offsets with at least two rows, three, ..., each level within the one before it; at most :data:`DOUBLED_MAX` of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +161,14 @@ class Observation:
     by: str | None = None
     undo: bool = False
     snapshot: Snapshot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """An order on the observations topic: forget a sink that stands in no configuration, and all that it said."""
+
+    sink: str
+    by: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +212,7 @@ class Row(msgspec.Struct, kw_only=True, omit_defaults=False):
     records: int | None = None
     observed: int | None = None
     rows: int | None = None
+    """Of a sink that is asked for all it has: rows found, each counted once, those that are gone again included."""
     missing: int | None = None
     missing_by_cause: dict[str, int] = msgspec.field(default_factory=dict)
     gaps: int | None = None
@@ -232,6 +245,8 @@ class Row(msgspec.Struct, kw_only=True, omit_defaults=False):
     updated_at_ms: int
     incarnation: str
     """Topic id, base64 as Kafka's tools print it."""
+    unknown: str | None = None
+    """Why nothing can be said of the sink here, where its checks have failed for long enough."""
     topic_partitions: int = 0
     """How many partitions the topic had when this one was first seen; 0: not known."""
     last_stable_offset: int | None = None
@@ -265,6 +280,8 @@ class StatusRecord(msgspec.Struct, kw_only=True, tag_field="kind", tag="partitio
     partition: int
     worker: str
     rows: list[Row]
+    copied: dict[str, int] = msgspec.field(default_factory=dict)
+    """How far partitions of topics of copies were read and written down: ``<sink>/topic:<topic>/<partition>@<topic id>`` -> offset."""
 
 
 class GapsRecord(msgspec.Struct, kw_only=True, tag_field="kind", tag="gaps"):

@@ -552,3 +552,19 @@ class OffsetSet:
                 end = high
         if begin < end:
             yield begin, end
+
+
+def take(source: OffsetSet, wanted: OffsetSet) -> OffsetSet:
+    """Move the common offsets out of ``source``; what is returned shares nothing with either."""
+    if not source or not wanted:
+        return OffsetSet()
+    taken = source & wanted
+    if taken:
+        source.difference_update(taken)
+    return taken
+
+
+def drop(target: OffsetSet, known: OffsetSet) -> None:
+    """Remove from ``target`` what is known; looks at neither where one of them is empty."""
+    if known and target:
+        target.difference_update(known)

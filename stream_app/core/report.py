@@ -10,7 +10,8 @@ from stream_app.core.codec import topic_id_text
 from stream_app.core.ledger import LOG_SINK, Ledger
 from stream_app.core.model import Absent, Cause, Gap, Listed, Row, Run
 from stream_app.core.offsets import OffsetSet
-from stream_app.core.sink import Opening, SinkState
+from stream_app.core.openings import Opening
+from stream_app.core.sink import SinkState
 
 LISTED_MAX = 32
 """Runs of each set that a row lists, about 600 bytes: a row is written with every flush."""
@@ -36,7 +37,7 @@ def _row(ledger: Ledger, sink: SinkState, now_ms: int) -> Row:
         heard=heard,
         stalled=sink.stalled,
         catching_up=log.end_read_ms is None or log.read < log.bound,
-        reason=None if heard else "never heard of in this partition",
+        reason=_reason(sink, heard),
         log_start_offset=log.start,
         log_read_offset=log.read,
         log_end_offset=log.bound,
@@ -44,6 +45,7 @@ def _row(ledger: Ledger, sink: SinkState, now_ms: int) -> Row:
         horizon_offset=log.read if is_log else sink.horizon,
         records=log.records,
         observed=log.records if is_log else (sink.observed if heard else None),
+        rows=sink.observed + sink.duplicates if sink.snapshots.last_ms is not None else None,
         missing=sum(by_cause.values()) if heard else None,
         missing_by_cause=by_cause,
         gaps=sum(map(len, sink.gaps.values())) if heard else None,
@@ -66,6 +68,7 @@ def _row(ledger: Ledger, sink: SinkState, now_ms: int) -> Row:
         ever_compacted=log.ever_compacted if is_log else None,
         updated_at_ms=now_ms,
         incarnation=topic_id_text(log.topic_id),
+        unknown=sink.checks.why(),
         topic_partitions=ledger.partitions,
         last_stable_offset=log.last_stable if ledger.read_committed else None,
         open_since_ms=log.open_since_ms if ledger.read_committed else None,
@@ -75,6 +78,19 @@ def _row(ledger: Ledger, sink: SinkState, now_ms: int) -> Row:
 def _listed(offsets: OffsetSet) -> Listed:
     runs = list(islice(offsets.runs(), LISTED_MAX + 1))
     return Listed(runs) if len(runs) <= LISTED_MAX else Listed(runs[:-1], runs[-1][0])
+
+
+def _reason(sink: SinkState, heard: bool) -> str | None:
+    """What to know of a row beside its numbers; the first that holds."""
+    if not heard:
+        return "never heard of in this partition"
+    behind = sink.sources.why_behind()
+    if behind is not None:
+        return behind
+    group = sink.policy.group
+    if group is not None and sink.claim is None:
+        return f"group {group} has committed nothing in this partition yet"
+    return f"by the commits of group {group} alone: what it sought past counts as received" if sink.policy.inferred else None
 
 
 def _explained(sink: SinkState) -> dict[str, int]:

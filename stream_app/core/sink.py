@@ -8,21 +8,18 @@ The moves are those of :mod:`stream_app.core.states`, as operations on sets.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from stream_app.core.checks import Checks
 from stream_app.core.gaps import Gaps
 from stream_app.core.log import LogState
-from stream_app.core.model import CHUNK, Cause, Look, Observation, Reason, Run, Status
-from stream_app.core.offsets import END, OffsetSet
+from stream_app.core.model import CHUNK, Cause, Look, Observation, Reason, Run, Snapshot, Status
+from stream_app.core.offsets import END, OffsetSet, drop, take
+from stream_app.core.openings import OPENINGS_MAX, Opening, coarser
+from stream_app.core.samples import Sample, keep, passed_by_time
+from stream_app.core.snapshots import Snapshots, judged_from
+from stream_app.core.sources import Claimed, Sources
 
-SAMPLES_MAX = 32
-"""(time, horizon) samples kept. They fall into buckets of grace/16, told apart by either clock, so that up to 34 fall into one
-grace; where there are more, every second one goes and what it said waits for the next."""
-SOURCES_MAX = 256
-"""Sources whose last sequence is remembered per sink and partition; the one silent longest is forgotten first. A source is one run
-of a program: 256 of 36 letters are 12 kB of the value that each flush writes."""
-OPENINGS_MAX = 2_000
-"""Openings remembered per sink and partition, about 70 kB; where there are more, neighbours are joined."""
 STAMPS_MAX = 10_000
 """Record times remembered for the ends of open gaps; beyond, a gap's times are unknown."""
 AGAIN_MAX = 8
@@ -42,6 +39,16 @@ class Policy:
     tombstones_optional: bool = False
     stall_after_ms: int | None = 60_000
     tell_duplicates: bool = True
+    group: str | None = None
+    """The consumer group whose commits are the sink's claims: then claims alone make its horizon, and records pass it when the
+    group commits past them, not by time."""
+    inferred: bool = False
+    """What the sink received is known by the commits of its group alone."""
+    mirrored: bool = False
+    """What it received is read from topics of copies, whose partitions are read side by side by several workers: nothing is missing
+    before all of them were read to an end of later than ``grace``."""
+    checks: tuple[str, ...] = ()
+    """Names of what is asked of the sink beside its observations: where one fails for long enough, the sink is unknown."""
 
     @classmethod
     def unconfigured(cls, name: str) -> Policy:
@@ -50,38 +57,19 @@ class Policy:
 
 
 @dataclass(slots=True)
-class Sample:
-    """The horizon as it stood at a time, by the broker's clock and by the worker's."""
-
-    broker_ms: int
-    worker_ms: int
-    horizon: int
-
-
-@dataclass(slots=True)
-class Opening:
-    """One ``gap.opened`` of which something is still open: what listings need and the sets do not hold."""
-
-    sequence: int
-    cause: Cause
-    first: int
-    stop: int
-    opened_at_ms: int
-    lowest_ms: int | None
-    """Lowest record time in it; None: unknown."""
-
-
-@dataclass(slots=True)
 class Moved:
     """What one observation moved: record offsets by what is to be said of them."""
 
     repeat: bool = False
+    claimed: Claimed | None = None
     filled: dict[Cause, OffsetSet] = field(default_factory=dict)
     explained: dict[Cause, OffsetSet] = field(default_factory=dict)
     """Left an open set for the reason of the observation."""
     accepted: OffsetSet = field(default_factory=OffsetSet)
     """Unread offsets that were acknowledged: they never were open."""
     reopened: dict[Cause, OffsetSet] = field(default_factory=dict)
+    vanished: OffsetSet = field(default_factory=OffsetSet)
+    """What agreeing snapshots lack, to be judged by :meth:`SinkState.vanish`."""
 
 
 @dataclass(slots=True)
@@ -112,7 +100,8 @@ class SinkState:
     untold: dict[Reason, OffsetSet] = field(default_factory=lambda: {Reason.QUARANTINED: OffsetSet(), Reason.UNOBSERVED: OffsetSet()})
     """Explained before they were open, not told yet (told once the log is read that far)."""
     untold_duplicates: OffsetSet = field(default_factory=OffsetSet)
-    sources: dict[str, int] = field(default_factory=dict)
+    sources: Sources = field(default_factory=Sources)
+    snapshots: Snapshots = field(default_factory=Snapshots)
     sequence: int = 0
     observed: int = 0
     duplicates: int = 0
@@ -122,8 +111,15 @@ class SinkState:
     doubted_to: int = 0
     """Reports of records below it may have been lost: what lacks there is unobserved, not missing."""
     moved_ms: int | None = None
-    """When the horizon last rose or had nothing ahead of it, by this worker's clock; not kept."""
+    """When it last moved or had nothing ahead of it, by this worker's clock; None: not since this worker owns it. Not kept."""
+    awaited: int | None = None
+    """Without a horizon: from this offset on the sink is awaited here, since it is heard of in other partitions."""
     stalled: bool = False
+    checks: Checks = field(default_factory=Checks)
+    copied_ms: int | None = None
+    """Of a mirrored sink: what was copied before this time, by this worker's clock, was read and is folded. Not kept."""
+    silent_ms: int | None = None
+    """Of a sink that stands in no configuration: when it left or was last heard of, by the worker's clock of then."""
     complete_ms: int | None = None
     told_duplicates_ms: int | None = None
     gaps: dict[Cause, Gaps] = field(default_factory=lambda: {cause: Gaps() for cause in Cause})
@@ -134,20 +130,14 @@ class SinkState:
     @property
     def horizon(self) -> int | None:
         """Below it the sink claims to be done: its highest claim, or one past the highest offset observed."""
-        return self.claim if self.claim is not None else self.highest
+        return self.claim if self.claim is not None or self.policy.group is not None else self.highest
+
+    @property
+    def stands_at(self) -> int | None:
+        """From here on records wait for the sink; None: nobody can tell from where."""
+        return self.awaited if self.horizon is None else self.horizon
 
     # --- observations -------------------------------------------------------------------------------------------------
-
-    def is_repeat(self, observation: Observation) -> bool:
-        """At or below the last sequence of its source; notes the sequence."""
-        if observation.source is None or observation.sequence is None:
-            return False
-        last = self.sources.pop(observation.source, None)
-        repeat = last is not None and observation.sequence <= last
-        self.sources[observation.source] = last if repeat and last is not None else observation.sequence
-        while len(self.sources) > SOURCES_MAX:
-            del self.sources[next(iter(self.sources))]
-        return repeat
 
     def observe(self, observation: Observation, log: LogState, broker_ms: int, now_ms: int) -> Moved:
         """Take one observation that is not beyond the log's end.
@@ -155,13 +145,15 @@ class SinkState:
         Of a sink that was never heard of before, what the log has forgotten is passed over: nobody can tell any more which
         offsets there hold records.
         """
-        moved = Moved()
-        if self.is_repeat(observation):
+        moved, snapshot = Moved(), observation.snapshot
+        if self.sources.is_repeat(observation) or (snapshot is not None and self.snapshots.is_old(snapshot)):
             moved.repeat = True
             return moved
         offsets = OffsetSet(observation.runs)
         offsets.remove(0, max(log.origin, log.forgotten if self.floor is None else self.floor))
         match observation.status:
+            case Status.RECEIVED if snapshot is not None:
+                self._compare(snapshot, observation.source, offsets, log, moved)
             case Status.RECEIVED:
                 alertable = observation.source is not None and observation.sequence is not None
                 self._receive(offsets, log, moved, alertable)
@@ -173,8 +165,13 @@ class SinkState:
                 self._acknowledge(offsets, log, moved, observation.undo)
                 return moved
         self.heard = True
-        self._note_lowest(observation, log)
+        moved.claimed = self.sources.note_claim(observation)
+        if moved.claimed is not None and moved.claimed.moved:
+            self.moved_ms = now_ms
+        self._note_lowest(observation, moved.claimed, log)
         self._raise_horizon(observation, broker_ms, now_ms)
+        if snapshot is not None:
+            self._agree(log)
         return moved
 
     def _receive(self, offsets: OffsetSet, log: LogState, moved: Moved, alertable: bool) -> None:
@@ -182,16 +179,32 @@ class SinkState:
         count = known.count
         records = log.without_absent(known)
         self.absent_observed += count - records.count
-        self._receive_records(records, moved, alertable)
-        self._receive_ahead(offsets.within(log.read, END), alertable)
+        self._count_duplicates(self._receive_records(records, moved), alertable)
+        self._note_again(self._receive_ahead(offsets.within(log.read, END)), alertable)
 
-    def _receive_records(self, records: OffsetSet, moved: Moved, alertable: bool) -> None:
+    def _compare(self, snapshot: Snapshot, maker: str | None, offsets: OffsetSet, log: LogState, moved: Moved) -> None:
+        """Take all that the sink has of a range: once more is no duplicate, and what it had and has not is a suspect."""
+        known, grace, lowest = self.snapshots, self.policy.grace_ms, judged_from(log, self.settled)
+        known.take(snapshot, maker, self.samples, grace)
+        known.forget_below(lowest)
+        lacking = self.received_within(snapshot.first, snapshot.stop, log) - offsets
+        moved.vanished = known.suspect(lacking, offsets, grace)
+        there = offsets.within(0, log.read)
+        records = log.without_absent(there.copy())
+        self.absent_observed += known.note_absent((there - records).within(lowest, END))
+        self._receive_records(records, moved)
+        self._receive_ahead(offsets.within(log.read, END))
+        for doubled in known.note_doubled(snapshot, offsets.within(lowest, END)):
+            self._count_duplicates(log.without_absent(doubled.within(0, log.read)), alertable=True)
+
+    def _receive_records(self, records: OffsetSet, moved: Moved) -> OffsetSet:
+        """Returns what was received before; changes its argument."""
         count = records.count
         self._take_from(self.unread, records)
         for reason in EXPLAINED:
             taken = self._take_from(self.explained[reason], records)
             for was in self._beside(reason):
-                _drop(was, taken)
+                drop(was, taken)
         for cause in Cause:
             filled = self._take_open(cause, records)
             if filled:
@@ -202,8 +215,7 @@ class SinkState:
         self.received.update(new)
         records.difference_update(new)
         self.observed += count - records.count
-        if records:
-            self._count_duplicates(records, alertable)
+        return records
 
     def _beside(self, reason: Reason) -> tuple[OffsetSet, ...]:
         """What is noted of explained offsets and goes with them."""
@@ -213,7 +225,7 @@ class SinkState:
 
     def _take_from(self, source: OffsetSet, records: OffsetSet) -> OffsetSet:
         """Explained or unread offsets that arrive after all become received, silently."""
-        taken = _take(source, records)
+        taken = take(source, records)
         if taken:
             self._store_received(taken)
             records.difference_update(taken)
@@ -223,20 +235,26 @@ class SinkState:
         """Received is stored at and above ``settled`` only; below, it is what is left."""
         self.received.update(offsets.within(self.settled or 0, END))
 
-    def _receive_ahead(self, offsets: OffsetSet, alertable: bool) -> None:
-        """Above ``log.read`` it is not known yet which offsets are records: remember how often each was observed."""
+    def _receive_ahead(self, offsets: OffsetSet) -> OffsetSet:
+        """Above ``log.read`` it is not known yet which offsets are records. Returns what was received before."""
         for reason in EXPLAINED:
-            taken = _take(self.explained[reason], offsets)
+            taken = take(self.explained[reason], offsets)
             for was in self._beside(reason):
-                _drop(was, taken)
-        for seen in (self.received, *self.again):
+                drop(was, taken)
+        before = offsets & self.received
+        self.received.update(offsets)
+        return before
+
+    def _note_again(self, offsets: OffsetSet, alertable: bool) -> None:
+        """Remember how often each of these, which are above ``log.read``, was observed."""
+        if alertable:
+            self.again_told.update(offsets)
+        for seen in self.again:
+            if not offsets:
+                break
             carry = offsets & seen
             seen.update(offsets)
             offsets = carry
-            if not offsets:
-                break
-            if alertable and seen is self.received:
-                self.again_told.update(offsets)
 
     def _count_duplicates(self, records: OffsetSet, alertable: bool) -> None:
         self.duplicates += records.count
@@ -252,7 +270,7 @@ class SinkState:
                 self._note_explained(reason, taken)
                 rest.difference_update(taken)
         if reason is Reason.QUARANTINED:
-            taken = _take(self.unread, rest)
+            taken = take(self.unread, rest)
             self._note_explained(reason, taken)
             self.untold[reason].update(taken)
             rest.difference_update(taken)
@@ -262,7 +280,7 @@ class SinkState:
             self.absent_observed += count - rest.count
         rest.remove(0, self.settled or 0)
         for other in (*self.open.values(), *self.explained.values(), self.unread, self.received):
-            _drop(rest, other)
+            drop(rest, other)
         self._note_explained(reason, rest)
         self.untold[reason].update(rest)
 
@@ -274,12 +292,12 @@ class SinkState:
         accepted = self.explained[Reason.ACKNOWLEDGED]
         if undo:
             for cause, was in self.acknowledged.items():
-                back = _take(was, offsets)
+                back = take(was, offsets)
                 if back:
                     accepted.difference_update(back)
                     self.add_open(cause, back, log)
                     moved.reopened[cause] = back
-            self.unread.update(_take(accepted, offsets))  # what was accepted without a cause was unread
+            self.unread.update(take(accepted, offsets))  # what was accepted without a cause was unread
             return
         for cause in Cause:
             taken = self._take_open(cause, offsets)
@@ -287,7 +305,7 @@ class SinkState:
                 self.acknowledged[cause].update(taken)
                 self._note_explained(Reason.ACKNOWLEDGED, taken)
                 moved.explained[cause] = taken
-        moved.accepted = _take(self.unread, offsets)
+        moved.accepted = take(self.unread, offsets)
         self._note_explained(Reason.ACKNOWLEDGED, moved.accepted)
 
     def add_open(self, cause: Cause, offsets: OffsetSet, log: LogState) -> None:
@@ -299,7 +317,7 @@ class SinkState:
 
     def _take_open(self, cause: Cause, wanted: OffsetSet) -> OffsetSet:
         """Take out what is open of ``wanted``; the only way out of an open set."""
-        taken = _take(self.open[cause], wanted)
+        taken = take(self.open[cause], wanted)
         if taken:
             self.gaps[cause].closed(taken, self.open[cause])
             self.untidy = True
@@ -324,8 +342,10 @@ class SinkState:
 
     # --- the horizon --------------------------------------------------------------------------------------------------
 
-    def _note_lowest(self, observation: Observation, log: LogState) -> None:
-        said = [self.lowest, observation.runs[0][0] if observation.runs else None, observation.claim]
+    def _note_lowest(self, observation: Observation, claimed: Claimed | None, log: LogState) -> None:
+        # The first claim of a source counts: whoever goes back later, and forward again, answers for no more than before.
+        claim = None if claimed is not None and claimed.before is not None else observation.claim
+        said = [self.lowest, observation.runs[0][0] if observation.runs else None, claim]
         lowest = min((offset for offset in said if offset is not None), default=None)
         self.lowest = lowest if lowest is None else max(lowest, log.origin, log.forgotten)
 
@@ -341,41 +361,40 @@ class SinkState:
         if unclaimed and self.claim is not None:
             # What was only observed counted as the horizon until now; a claim is the sink's own word and may be lower.
             self.samples = [sample for sample in self.samples if sample.horizon <= after]
+            self.snapshots.take_back(after)
         if before is None or after > before:
             self.moved_ms = now_ms
         known = (self.settled, self.samples[-1].horizon if self.samples else None)
         if all(horizon is None or after > horizon for horizon in known):
-            self._sample(Sample(broker_ms, now_ms, after))
-
-    def _sample(self, sample: Sample) -> None:
-        """Keep the horizon's history, in buckets; a merged sample takes the later time, so a verdict is late, never early."""
-        width = max(self.policy.grace_ms // 16, 1)
-        buckets = [(s.broker_ms // width, s.worker_ms // width) for s in (*self.samples[-1:], sample)]
-        if len(buckets) == 2 and buckets[0] == buckets[1]:
-            self.samples[-1] = sample
-            return
-        self.samples.append(sample)
-        if len(self.samples) > SAMPLES_MAX:
-            # Neither the oldest goes, or under a steady stream none would ever grow as old as grace, nor the highest.
-            del self.samples[1:-1:2]
+            keep(self.samples, Sample(broker_ms, now_ms, after, self.snapshots.at_of(observation, now_ms)), self.policy.grace_ms)
 
     # --- verdicts -----------------------------------------------------------------------------------------------------
 
-    def passed(self, broker_ms: int | None, heard_ms: int | None) -> Sample | None:
-        """The highest sample whose ``grace`` is over.
+    def passed(self, broker_ms: int | None, heard_ms: int | None) -> int | None:
+        """The highest horizon whose ``grace`` is over, by the clock of the sink's snapshots where it makes some.
 
-        ``broker_ms``: broker's time of the last observation read; ``heard_ms``: worker's time up to which the observations
-        were read to their end. Each is compared with its own clock only, so clocks that differ do no harm, and a worker that
-        was frozen judges nothing before it has read what it missed.
+        ``broker_ms``, ``heard_ms``: as :func:`stream_app.core.samples.passed_by_time` has them.
         """
-        grace = self.policy.grace_ms
-        found = None
-        for sample in self.samples:
-            by_broker = broker_ms is not None and sample.broker_ms + grace <= broker_ms
-            by_worker = heard_ms is not None and sample.worker_ms + grace <= heard_ms
-            if by_broker or by_worker:
-                found = sample
-        return found
+        if self.snapshots.last_ms is None:
+            samples, grace = self.samples, self.policy.grace_ms
+            if self.policy.mirrored:  # and all that was copied by then is folded
+                copied_ms = self.copied_ms
+                samples = [] if copied_ms is None else [sample for sample in samples if sample.worker_ms + grace <= copied_ms]
+            return passed_by_time(samples, grace, broker_ms, heard_ms)
+        agreed = self.snapshots.agreed_to
+        return agreed if self.settled is not None and agreed > self.settled else None
+
+    def _agree(self, log: LogState) -> None:
+        """A snapshot was taken: what it makes due is judged from the floor on that holds now."""
+        start = self._lowest_answered(log) if self.settled is None else self.settled
+        self.snapshots.agree(start, self.samples, self.policy.grace_ms)
+        if self.snapshots.agreed_to and self.settled is None:
+            self.fix_floor(log)
+
+    def _lowest_answered(self, log: LogState) -> int:
+        lowest = self.lowest if self.lowest is not None else log.read
+        floor = next(offset for offset in (self.floor, self.policy.floor, lowest) if offset is not None)
+        return max(floor, log.origin, log.forgotten) if self.floor is None else floor
 
     def fix_floor(self, log: LogState) -> None:
         """At the first verdict: the floor of the configuration, or the lowest offset observed or claimed.
@@ -383,12 +402,11 @@ class SinkState:
         Never below what the log has forgotten: there nobody can tell any more which offsets hold records.
         """
         if self.floor is None:
-            lowest = self.lowest if self.lowest is not None else log.read
-            floor = self.policy.floor if self.policy.floor is not None else lowest
-            self.floor = max(floor, log.origin, log.forgotten)
+            self.floor = self._lowest_answered(log)
             rest = (*self.explained.values(), *self.acknowledged.values(), *self.untold.values(), *self.again)
             for offsets in (self.received, self.unread, self.again_told, *rest):
                 offsets.remove(0, self.floor)
+            self.snapshots.forget_below(self.floor)
         if self.settled is None:
             self.settled = self.floor
 
@@ -398,7 +416,7 @@ class SinkState:
             return OffsetSet()
         lacking = self.received.missing_in(first, stop)
         for known in (*self.explained.values(), *self.open.values(), self.unread):
-            _drop(lacking, known)
+            drop(lacking, known)
         return log.without_absent(lacking)
 
     def first_unaccounted(self, first: int, stop: int, log: LogState) -> int | None:
@@ -450,17 +468,24 @@ class SinkState:
 
         Only what the log still holds is judged: below its start nobody can tell any more which offsets hold records.
         """
-        ahead = (offsets & self.received).within(0, log.read)
-        gone = OffsetSet()
-        if self.settled is not None:
-            lowest = max(self.floor or 0, log.origin, log.start)
-            gone = offsets.within(min(lowest, self.settled), self.settled)
-            for known in (*self.explained.values(), *self.open.values(), self.unread):
-                _drop(gone, known)
-        self.received.difference_update(ahead)
-        gone = log.without_absent(gone | ahead)
+        first, last = offsets.first(), offsets.last()
+        if first is None or last is None:
+            return OffsetSet()
+        gone = offsets & self.received_within(first, last + 1, log)
+        self.received.difference_update(gone)
         self.add_open(Cause.VANISHED, gone, log)
         return gone
+
+    def received_within(self, first: int, stop: int, log: LogState) -> OffsetSet:
+        """Records of ``[first, stop)`` that were received, as far as the log was read and tells records apart."""
+        found = self.received.within(first, max(first, min(stop, log.read)))
+        if self.settled is not None:
+            low, high = max(first, self.floor or 0, log.origin, log.start), min(stop, self.settled)
+            below = OffsetSet([(low, high)] if low < high else ())
+            for known in (*self.explained.values(), *self.open.values(), self.unread):
+                drop(below, known)
+            found.update(below)
+        return log.without_absent(found)
 
     # --- the log moves ------------------------------------------------------------------------------------------------
 
@@ -478,7 +503,7 @@ class SinkState:
         """Retention removed these before the reader got to them; what was said of them ahead of it stands."""
         lost = unread.within(max(self.floor or 0, log.origin), END)
         for said in (self.received, *self.explained.values()):
-            _drop(lost, said)
+            drop(lost, said)
         self.unread.update(lost)
 
     def log_read_to(self, log: LogState, before: int) -> None:
@@ -491,6 +516,8 @@ class SinkState:
             offsets.difference_update(ahead - records)
             if offsets is self.received:
                 self.observed += records.count
+                if self.snapshots.last_ms is not None:
+                    self.snapshots.note_absent(ahead - records)
             if offsets is not self.explained[Reason.UNOBSERVED]:
                 self.absent_observed += ahead.count - records.count
         for level in self.again:
@@ -505,6 +532,8 @@ class SinkState:
             if self.policy.tell_duplicates:
                 self.untold_duplicates.update(twice & self.again_told)
         self.again_told.remove(0, log.read)
+        for twice in self.snapshots.doubled_between(before, log.read):
+            self._count_duplicates(log.without_absent(twice), alertable=True)
 
     def truncate(self, offset: int) -> dict[Cause, OffsetSet]:
         """The log lost everything from ``offset`` on: forget it. Returns what was open there."""
@@ -521,8 +550,11 @@ class SinkState:
         self.settled = min(self.settled, offset) if self.settled is not None else None
         self.floor = min(self.floor, offset) if self.floor is not None else None
         self.lowest = min(self.lowest, offset) if self.lowest is not None else None
+        self.awaited = min(self.awaited, offset) if self.awaited is not None else None
+        self.sources.truncate(offset)
+        self.snapshots.truncate(offset)
         self.doubted_to = min(self.doubted_to, offset)
-        self.samples = [Sample(s.broker_ms, s.worker_ms, min(s.horizon, offset)) for s in self.samples]
+        self.samples = [replace(sample, horizon=min(sample.horizon, offset)) for sample in self.samples]
         return closed
 
     # --- what listings need -------------------------------------------------------------------------------------------
@@ -538,10 +570,7 @@ class SinkState:
         """Keep what listings need of a ``gap.opened``; beyond :data:`OPENINGS_MAX` neighbours are joined, coarser, never wrong."""
         self.openings.append(opening)
         if len(self.openings) > OPENINGS_MAX:
-            ordered = sorted(self.openings, key=lambda o: (o.cause, o.first))
-            self.openings = []
-            for one, other in zip(ordered[::2], [*ordered[1::2], None], strict=False):
-                self.openings += _joined(one, other)
+            self.openings = coarser(self.openings)
 
     def tidy(self, log: LogState) -> None:
         """Drop openings and record times of which nothing is open any more; cut the others to what is."""
@@ -562,28 +591,3 @@ class SinkState:
             times = (opening.lowest_ms, log.timeline.lowest_from(first))
             opening.lowest_ms = max((ms for ms in times if ms is not None), default=None)
         return True
-
-
-def _joined(one: Opening, other: Opening | None) -> list[Opening]:
-    """One opening for two of the same cause: from the first on, since the earlier, not older than the older."""
-    if other is None or other.cause is not one.cause:
-        return [one] if other is None else [one, other]
-    lowest = None if one.lowest_ms is None or other.lowest_ms is None else min(one.lowest_ms, other.lowest_ms)
-    earlier = min(one, other, key=lambda o: (o.opened_at_ms, o.sequence))
-    stop = max(one.stop, other.stop)
-    return [Opening(earlier.sequence, one.cause, min(one.first, other.first), stop, earlier.opened_at_ms, lowest)]
-
-
-def _take(source: OffsetSet, wanted: OffsetSet) -> OffsetSet:
-    """Move the common offsets out of ``source``."""
-    if not source or not wanted:
-        return OffsetSet()
-    taken = source & wanted
-    if taken:
-        source.difference_update(taken)
-    return taken
-
-
-def _drop(target: OffsetSet, known: OffsetSet) -> None:
-    if known and target:
-        target.difference_update(known)

@@ -13,11 +13,16 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
+from stream_app.core.checks import Checks
 from stream_app.core.ledger import LOG_SINK, Ledger
 from stream_app.core.log import LogState, Timeline
 from stream_app.core.model import MAX_OFFSET, Absent, Cause, Reason
 from stream_app.core.offsets import OffsetSet
-from stream_app.core.sink import EXPLAINED, Opening, Policy, Sample, SinkState
+from stream_app.core.openings import Opening
+from stream_app.core.samples import Sample
+from stream_app.core.sink import EXPLAINED, Policy, SinkState
+from stream_app.core.snapshots import Snapshots
+from stream_app.core.sources import Sources
 
 VERSION = 1
 """Of keys and values; a state of another version is refused, never guessed at."""
@@ -67,6 +72,21 @@ class Head(msgspec.Struct, array_like=True):
     open_since_ms: int | None
     partitions: Count
     unnamed_to: Offset
+    reborn: bool
+    mirrored: dict[str, tuple[Offset, Count, bytes]]
+    dropped: dict[str, Count]
+
+
+class SnapshotsHead(msgspec.Struct, array_like=True):
+    """What a sink that makes snapshots has beside its sets."""
+
+    last_ms: int | None
+    maker: str | None
+    agreed_to: Offset
+    older_ms: int
+    newer_ms: int
+    sampled_ms: list[int]
+    """By sample of the horizon: its time by the clock of the snapshots."""
 
 
 class SinkHead(msgspec.Struct, array_like=True):
@@ -88,6 +108,12 @@ class SinkHead(msgspec.Struct, array_like=True):
     absent_observed: Count
     stalled: bool
     doubted_to: Offset
+    claims: dict[str, Offset] = {}
+    behind: tuple[str, Offset] | None = None
+    awaited: Offset | None = None
+    unknown: dict[str, str] = {}
+    silent_ms: int | None = None
+    snapshots: SnapshotsHead | None = None
 
 
 class SinkGaps(msgspec.Struct, array_like=True):
@@ -129,6 +155,10 @@ def _sink_sets(sink: SinkState) -> list[OffsetSet]:
         sink.untold_duplicates,
         *sink.again,
         sink.again_told,
+        sink.snapshots.older,
+        sink.snapshots.newer,
+        *sink.snapshots.doubled,
+        sink.snapshots.absent,
     ]
 
 
@@ -139,6 +169,8 @@ class StateCodec:
         """For one partition; make a new one at every take-over."""
         self.partition = partition
         self._stored: dict[bytes, int] = {}
+        self._sinks: dict[str, SinkState] = {}
+        """Whose keys are stored."""
         self._clock_ms = 0
 
     def changes(self, ledger: Ledger, force: bool = False) -> Changes:
@@ -151,6 +183,7 @@ class StateCodec:
         for key in [key for key in self._stored if _PREFIX.unpack_from(key)[2] != topic_id]:
             del self._stored[key]
             out.append((key, None))
+        self._drop_forgotten(out, ledger)
         self._put(out, self._key(topic_id, _HEAD), msgspec.msgpack.encode(_head(ledger)))
         self._put_sets(out, self._key(topic_id, _LOG_SET), _log_sets(ledger.log))
         for name, sink in ledger.sinks.items():
@@ -164,6 +197,17 @@ class StateCodec:
             clock = Clock(VERSION, ledger.log.end_read_ms, {name: sink.complete_ms for name, sink in ledger.sinks.items()})
             self._put(out, self._key(topic_id, _CLOCK), msgspec.msgpack.encode(clock))
         return out
+
+    def _drop_forgotten(self, out: Changes, ledger: Ledger) -> None:
+        """A sink that was forgotten leaves nothing behind, even if another one has its name since."""
+        gone = {name for name, sink in self._sinks.items() if ledger.sinks.get(name) is not sink}
+        self._sinks = dict(ledger.sinks)
+        if not gone:
+            return
+        for key in [*self._stored]:
+            if _PREFIX.unpack_from(key)[3] in (_SINK, _SINK_GAPS, _SINK_SET) and _name(key[_PREFIX.size :])[0] in gone:
+                del self._stored[key]
+                out.append((key, None))
 
     def size_bytes(self) -> int:
         """Bytes of all keys and values stored now."""
@@ -230,6 +274,9 @@ class StateCodec:
         heard = (head.observed_to, head.observations_id, head.broker_ms)
         ledger = Ledger(topic, self.partition, head.birth, log, known, sinks, *heard)
         ledger.partitions, ledger.unnamed_to = head.partitions, head.unnamed_to
+        ledger.reborn, ledger.mirrored = head.reborn, head.mirrored
+        ledger.dropped = head.dropped
+        self._sinks = dict(sinks)
         ledger.configure(policies, now_ms)
         return ledger
 
@@ -304,6 +351,9 @@ def _head(ledger: Ledger) -> Head:
         log.open_since_ms,
         ledger.partitions,
         ledger.unnamed_to,
+        ledger.reborn,
+        ledger.mirrored,
+        ledger.dropped,
     )
 
 
@@ -342,14 +392,28 @@ def _sink_head(sink: SinkState) -> SinkHead:
         sink.highest,
         sink.claim,
         [(s.broker_ms, s.worker_ms, s.horizon) for s in sink.samples],
-        sink.sources,
+        sink.sources.sequences,
         sink.sequence,
         sink.observed,
         sink.duplicates,
         sink.absent_observed,
         sink.stalled,
         sink.doubted_to,
+        sink.sources.claims,
+        sink.sources.behind,
+        sink.awaited,
+        sink.checks.unknown,
+        sink.silent_ms,
+        _snapshots_head(sink),
     )
+
+
+def _snapshots_head(sink: SinkState) -> SnapshotsHead | None:
+    known = sink.snapshots
+    if known.last_ms is None and not any(sample.at_ms for sample in sink.samples):
+        return None
+    times = [sample.at_ms for sample in sink.samples]
+    return SnapshotsHead(known.last_ms, known.maker, known.agreed_to, known.older_ms, known.newer_ms, times)
 
 
 def _sink_gaps(sink: SinkState) -> SinkGaps:
@@ -358,7 +422,7 @@ def _sink_gaps(sink: SinkState) -> SinkGaps:
 
 
 def _sink(name: str, head: SinkHead) -> SinkState:
-    return SinkState(
+    sink = SinkState(
         Policy(name) if head.configured else Policy.unconfigured(name),
         heard=head.heard,
         floor=head.floor,
@@ -367,11 +431,25 @@ def _sink(name: str, head: SinkHead) -> SinkState:
         highest=head.highest,
         claim=head.claim,
         samples=[Sample(*sample) for sample in head.samples],
-        sources=head.sources,
+        sources=Sources(head.sources, head.claims, head.behind),
         sequence=head.sequence,
         observed=head.observed,
         duplicates=head.duplicates,
         absent_observed=head.absent_observed,
         stalled=head.stalled,
         doubted_to=head.doubted_to,
+        awaited=head.awaited,
+        checks=Checks(head.unknown),
+        silent_ms=head.silent_ms,
     )
+    if head.snapshots is not None:
+        _load_snapshots(sink, head.snapshots)
+    return sink
+
+
+def _load_snapshots(sink: SinkState, head: SnapshotsHead) -> None:
+    if len(head.sampled_ms) != len(sink.samples):
+        raise StateError(f"sink {sink.policy.name!r} has {len(sink.samples)} horizons and {len(head.sampled_ms)} times of them")
+    for sample, at_ms in zip(sink.samples, head.sampled_ms, strict=True):
+        sample.at_ms = at_ms
+    sink.snapshots = Snapshots(head.last_ms, head.maker, head.agreed_to, older_ms=head.older_ms, newer_ms=head.newer_ms)

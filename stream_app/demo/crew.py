@@ -74,12 +74,15 @@ class Crew:
 
     # --- starting -----------------------------------------------------------------------------------------------------
 
-    def start(self, name: str, arguments: Sequence[str], *, speaks: bool) -> int:
-        """Start ``python ARGUMENTS``; its process id. ``speaks``: it says lines of JSON; else its output goes to its log."""
+    def start(self, name: str, arguments: Sequence[str], *, speaks: bool, listens: bool = False) -> int:
+        """Start ``python ARGUMENTS``; its process id. ``speaks``: it says lines of JSON; else its output goes to its log.
+
+        ``listens``: to lines on stdin, whose end ends it; else a signal does.
+        """
         with self._log(name).open("w") as log:
             process = subprocess.Popen(
                 [sys.executable, *arguments],
-                stdin=subprocess.PIPE if speaks else subprocess.DEVNULL,
+                stdin=subprocess.PIPE if listens else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if speaks else log,
                 stderr=log,
                 text=True,

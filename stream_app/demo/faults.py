@@ -19,6 +19,8 @@ class Kind(StrEnum):
     """Reported twice."""
     QUARANTINED = "quarantined"
     """Put aside by the application, and said so: explained, not missing."""
+    VANISHED = "vanished"
+    """Loaded into the table, and deleted there later: a gap that stays open."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import heapq
 from dataclasses import dataclass, field
 
 from stream_app.demo.faults import Fault, Kind
-from stream_app.demo.plan import DUPLICATE_AFTER_S, Plan
+from stream_app.demo.plan import Plan
 
 SLACK_S = 1.5
 """A fault whose record comes later than planned by more than this is left out: it might not be judged before the end."""
@@ -24,13 +24,23 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class Removed:
+    """Somebody deletes what the table has of ``[first, stop)``."""
+
+    topic: str
+    partition: int
+    first: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
 class Injected:
     """A fault is complete: this is what was done."""
 
     fault: Fault
 
 
-Step = Report | Injected
+Step = Report | Removed | Injected
 
 
 @dataclass(slots=True)
@@ -42,7 +52,7 @@ class Injector:
     _begun: dict[Fault, int] = field(default_factory=dict)
     """Faults whose records are coming in -> one past the last that came."""
     _waiting: list[tuple[float, tuple[str, int, int, str], Fault]] = field(default_factory=list)
-    """Ranges to be reported (again), by time."""
+    """Ranges to be reported (again) or deleted, by time."""
 
     def deliver(self, topic: str, partition: int, offset: int, now_s: float) -> list[Step]:
         """One record, in the order of its partition; ``now_s`` counts from the begin."""
@@ -50,7 +60,7 @@ class Injector:
         fault = self.plan.at(offset)
         if fault is None or (fault.topic, fault.partition) != (topic, partition) or not fault.first <= offset < fault.stop:
             return list(normal)
-        if offset == fault.first and now_s > self.plan.schedule.last_s(fault.kind) + SLACK_S:
+        if offset == fault.first and now_s > self.plan.schedule.last_s(fault.kind, topic) + SLACK_S:
             self._left_out.add(fault)
         if fault in self._left_out:
             if offset == fault.stop - 1:
@@ -58,7 +68,7 @@ class Injector:
             return list(normal)
         self._begun[fault] = offset + 1
         steps: list[Step] = []
-        if fault.kind is Kind.DUPLICATE:
+        if fault.kind in (Kind.DUPLICATE, Kind.VANISHED):
             steps += normal
         elif fault.kind is Kind.QUARANTINED:
             steps.append(Report(topic, partition, offset, offset + 1, quarantined=True))
@@ -66,9 +76,9 @@ class Injector:
 
     def _complete(self, fault: Fault, now_s: float) -> list[Step]:
         del self._begun[fault]
-        waits = {Kind.LATE: self.plan.schedule.late_after_s, Kind.DUPLICATE: DUPLICATE_AFTER_S}
-        if fault.kind in waits:
-            heapq.heappush(self._waiting, (now_s + waits[fault.kind], fault.order, fault))
+        wait_s = self.plan.schedule.wait_s(fault.kind)
+        if wait_s:
+            heapq.heappush(self._waiting, (now_s + wait_s, fault.order, fault))
             return []
         return [Injected(fault)]
 
@@ -77,7 +87,8 @@ class Injector:
         steps: list[Step] = []
         while self._waiting and self._waiting[0][0] <= now_s:
             fault = heapq.heappop(self._waiting)[2]
-            steps += [Report(fault.topic, fault.partition, fault.first, fault.stop), Injected(fault)]
+            what = Removed if fault.kind is Kind.VANISHED else Report
+            steps += [what(fault.topic, fault.partition, fault.first, fault.stop), Injected(fault)]
         return steps
 
     def end(self) -> list[Step]:

@@ -1,11 +1,12 @@
 """Runs a module that overlooks what the embedded broker lacks: ``python -m stream_app.demo.overlook -m MODULE ARGUMENTS``.
 
-Two things, and only in this process (found in librdkafka 2.16, src/rdkafka_mock.c and rdkafka_mock_handlers.c):
+Three things, and only in this process (found in librdkafka 2.16, src/rdkafka_mock.c and rdkafka_mock_handlers.c):
 
 - The mock cluster writes transaction markers with a checksum of 0, and aiokafka stops at what looks like a damaged batch.
   Such markers are given their checksum when they arrive; every other batch is checked as always.
 - It names no controller, and librdkafka looks for one in vain for ten seconds before it gives up asking for a topic's
   settings, which the mock does not have. Here they are unknown at once.
+- Of times it knows nothing: asked for the first record of a time it always names none. Here it is the first one of all.
 """
 
 from __future__ import annotations
@@ -45,11 +46,16 @@ async def _unknown_settings(self: Topics, topic: str) -> TopicConfig:
     return TopicConfig()
 
 
+async def _first_of_all(self: Topics, topic: str, partition: int, timestamp_ms: int) -> int | None:
+    return 0
+
+
 def main(arguments: list[str]) -> None:
     """Mend aiokafka, then become MODULE."""
     read = aiokafka.consumer.fetcher.MemoryRecords
     aiokafka.consumer.fetcher.MemoryRecords = lambda records: read(with_checksums(records))
     Topics.describe = _unknown_settings  # type: ignore[method-assign]  # in this process only, as told above
+    Topics.offset_at = _first_of_all  # type: ignore[method-assign]  # in this process only, likewise
     option, module, *rest = arguments
     assert option == "-m"
     sys.argv = [module, *rest]

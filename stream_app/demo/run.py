@@ -10,14 +10,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Protocol
+from typing import Any, Protocol
 
 import yaml
 
+from stream_app.demo import warehouse
 from stream_app.demo.asking import StatusWatch, ask
 from stream_app.demo.broker import EmbeddedBroker
 from stream_app.demo.crew import Asked, Crew, Ended, Message, Said
-from stream_app.demo.faults import Fault, Kind
+from stream_app.demo.faults import Fault
 from stream_app.demo.pipeline import SINK, Settings
 from stream_app.demo.state import Outcome, Row, State
 from stream_app.errors import UsageError
@@ -75,6 +76,8 @@ class Options:
     """None: until it is stopped."""
     seed: int
     port: int
+    clickhouse: bool
+    """Whether a topic is loaded into a table."""
 
 
 def choose(seconds: float | None, seed: int | None, port: int | None) -> Options:
@@ -86,7 +89,7 @@ def choose(seconds: float | None, seed: int | None, port: int | None) -> Options
                 probe.bind((HOST, port))
             except OSError as error:
                 raise UsageError(f"port {port} can't be used ({error.strerror}): name another one, or leave --port out") from error
-    return Options(seconds, secrets.randbelow(SEED_MAX) if seed is None else seed, port or _free_port())
+    return Options(seconds, secrets.randbelow(SEED_MAX) if seed is None else seed, port or _free_port(), warehouse.is_installed())
 
 
 def _free_port() -> int:
@@ -114,6 +117,8 @@ def run(options: Options, view: View) -> Outcome:
 class _Demo:
     def __init__(self, options: Options, state: State, view: View, crew: Crew, broker: EmbeddedBroker) -> None:
         self._options, self._state, self._view, self._crew, self._broker = options, state, view, crew, broker
+        self._clickhouse = _free_port() if options.clickhouse else None
+        self._topics = (*TOPICS, warehouse.TOPIC) if options.clickhouse else TOPICS
         self._ready: set[str] = set()
         self._asked = self._answered = 0
         self._ticked = 0.0
@@ -138,19 +143,26 @@ class _Demo:
     # --- the begin ----------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        self._doing("starting the embedded broker, a worker, a pipeline and a detector")
-        partitions = self._broker.make(TOPICS)
-        names = [TopicNames.of(APP_ID, topic) for topic in TOPICS]
+        table = ", a ClickHouse" if self._clickhouse else ""
+        self._doing(f"starting the embedded broker{table}, a worker, a pipeline and a detector")
+        deadline = time.monotonic() + START_SECONDS
+        if self._clickhouse is not None:
+            self._start_clickhouse(self._clickhouse)
+        partitions = self._broker.make(self._topics)
+        names = [TopicNames.of(APP_ID, topic) for topic in self._topics]
         self._broker.make(topic for name in names for topic in (name.observations, name.changelog))
         self._broker.make([alerts_topic(APP_ID), status_topic(APP_ID)])
         config = self._crew.folder / "gapstream.yaml"
         config.write_text(self._config())
-        settings = Settings(self._broker.bootstrap, APP_ID, partitions, self._options.seed, self._options.seconds)
+        settings = Settings(self._broker.bootstrap, APP_ID, partitions, self._options.seed, self._options.seconds, self._clickhouse)
+        self._state.kinds = settings.plan().kinds
+        if self._clickhouse is not None:  # a table that is not there when it is first asked is asked again much later
+            self._pump_until(lambda: "clickhouse" in self._ready, deadline)
+            warehouse.create(self._clickhouse)
         worker = ["-m", "stream_app", "worker", "-c", str(config)]
         self._crew.start("worker", ["-m", "stream_app.demo.overlook", *worker], speaks=False)
-        self._crew.start("pipeline", ["-m", "stream_app.demo.pipeline", settings.to_json()], speaks=True)
-        self._crew.start("detector", ["-m", "stream_app.demo.detector", self._broker.bootstrap, APP_ID], speaks=True)
-        deadline = time.monotonic() + START_SECONDS
+        self._crew.start("pipeline", ["-m", "stream_app.demo.pipeline", settings.to_json()], speaks=True, listens=True)
+        self._crew.start("detector", ["-m", "stream_app.demo.detector", self._broker.bootstrap, APP_ID], speaks=True, listens=True)
         self._pump_until(lambda: {"pipeline", "detector"} <= self._ready, deadline)
         self._doing("waiting for the worker")
         self._pump_until(self._is_worker_ready, deadline)
@@ -158,8 +170,16 @@ class _Demo:
         self._state.begun_at = time.monotonic()
         self._doing("running")
 
+    def _start_clickhouse(self, port: int) -> None:
+        folder = str(self._crew.folder / "clickhouse")
+        self._crew.start("clickhouse", ["-m", "stream_app.demo.engine", "--port", str(port), "--path", folder], speaks=True)
+
+    def _sinks(self, topic: str) -> dict[str, Any]:
+        if topic == warehouse.TOPIC and self._clickhouse is not None:
+            return {warehouse.SINK: warehouse.sink(self._clickhouse)}
+        return {SINK: {"type": "consumer", "grace": "1s", "from": "earliest"}}
+
     def _config(self) -> str:
-        sinks = {SINK: {"type": "consumer", "grace": "1s", "from": "earliest"}}
         text: str = yaml.safe_dump(
             {
                 "kafka": {"bootstrap.servers": self._broker.bootstrap},
@@ -170,7 +190,7 @@ class _Demo:
                     "standby_replicas": 0,
                     "topics": {"create": False},
                 },
-                "topics": {topic: {"sinks": sinks} for topic in TOPICS},
+                "topics": {topic: {"sinks": self._sinks(topic)} for topic in self._topics},
                 "http": {"host": HOST, "port": self._options.port},
             }
         )
@@ -193,7 +213,8 @@ class _Demo:
             self._pump(TICK_S)
 
     def _why_not_ready(self) -> str:
-        missing = [name for name in ("pipeline", "detector") if name not in self._ready]
+        wanted = (*(["clickhouse"] if self._clickhouse else []), "pipeline", "detector")
+        missing = [name for name in wanted if name not in self._ready]
         if missing:
             return f" ({' and '.join(missing)} said nothing)"
         words = self._crew.last_words("worker")
@@ -270,7 +291,7 @@ class _Demo:
     def _difference(self) -> str | None:
         """Why this run is no success; None: it is one."""
         state = self._state
-        absent = [str(kind) for kind in Kind if not state.done[kind]]
+        absent = [str(kind) for kind in state.kinds if not state.done[kind]]
         if self._answered < self._asked:
             return "the detector did not answer in time; run the demo again with more --seconds"
         if state.trouble is not None:

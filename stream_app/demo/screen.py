@@ -22,11 +22,12 @@ MEANINGS = {
     Kind.LATE: ("reported too late", "gap.filled"),
     Kind.DUPLICATE: ("reported twice", "duplicate.detected"),
     Kind.QUARANTINED: ("put aside, and said so", "gap.explained"),
+    Kind.VANISHED: ("deleted in the table", "gap.opened"),
 }
-COLOURS = {Kind.LOST: "red", Kind.LATE: "yellow", Kind.DUPLICATE: "magenta", Kind.QUARANTINED: "cyan"}
+COLOURS = {Kind.LOST: "red", Kind.LATE: "yellow", Kind.DUPLICATE: "magenta", Kind.QUARANTINED: "cyan", Kind.VANISHED: "red"}
 REFRESH_S = 0.25
-FIXED_LINES = 19
-"""Lines of the screen beside the list of faults, where the terminal has 80 columns and two topics are watched."""
+FIXED_LINES = 20
+"""Lines of the screen beside the list of faults and the status, where the terminal has 80 columns."""
 SUMMARY_S = 10.0
 
 
@@ -144,7 +145,7 @@ def _table(**columns: JustifyMethod) -> Table:
 
 def _counts(state: State) -> Table:
     table = _table(fault="left", what_the_pipeline_did="left", event="left", injected="right", detected="right")
-    for kind in Kind:
+    for kind in state.kinds:
         meaning, event = MEANINGS[kind]
         table.add_row(Text(kind, COLOURS[kind]), meaning, event, str(state.done[kind]), str(state.told[kind]))
     return table

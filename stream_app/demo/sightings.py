@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from stream_app.alerts import AlertEvent, Fold
-from stream_app.core.model import Reason
+from stream_app.core.model import Cause, Reason
 from stream_app.core.offsets import OffsetSet
 from stream_app.demo.faults import Fault, Kind
 
@@ -19,7 +19,7 @@ DUPLICATE = "duplicate.detected"
 
 
 class Sightings:
-    """Events in, faults out. Lost is what the fold of the events holds open; the others are sets of offsets."""
+    """Events in, faults out. Lost and vanished are what the fold of the events holds open; the others are sets of offsets."""
 
     def __init__(self) -> None:
         self._fold = Fold()
@@ -31,7 +31,7 @@ class Sightings:
         if not self._fold.apply(event) or kind is None:
             return []
         offsets = event.offsets()
-        if kind is not Kind.LOST:
+        if kind not in (Kind.LOST, Kind.VANISHED):
             self._seen.setdefault((kind, (event.topic, event.partition)), OffsetSet()).update(offsets)
         return list(_faults(kind, (event.topic, event.partition), offsets))
 
@@ -44,18 +44,23 @@ class Sightings:
     def faults(self) -> list[Fault]:
         """All of them as of now: each maximal run of offsets is one fault."""
         found = [fault for (kind, place), offsets in self._seen.items() for fault in _faults(kind, place, offsets)]
-        lost: dict[Place, OffsetSet] = {}
+        lost: dict[tuple[Kind, Place], OffsetSet] = {}
         for (topic, partition, _), causes in self._fold.open_gaps().items():
-            for ranges in causes.values():
-                lost.setdefault((topic, partition), OffsetSet()).update(OffsetSet((first, last + 1) for first, last in ranges))
-        found += [fault for place, offsets in lost.items() for fault in _faults(Kind.LOST, place, offsets)]
+            for cause, ranges in causes.items():
+                offsets = lost.setdefault((_lost(cause), (topic, partition)), OffsetSet())
+                offsets.update(OffsetSet((first, last + 1) for first, last in ranges))
+        found += [fault for (kind, place), offsets in lost.items() for fault in _faults(kind, place, offsets)]
         return sorted(found, key=lambda fault: fault.order)
 
 
 def _kind(event: AlertEvent) -> Kind | None:
     if event.type == EXPLAINED:
         return Kind.QUARANTINED if event.reason == Reason.QUARANTINED else None
-    return {OPENED: Kind.LOST, FILLED: Kind.LATE, DUPLICATE: Kind.DUPLICATE}.get(event.type)
+    return {OPENED: _lost(event.cause), FILLED: Kind.LATE, DUPLICATE: Kind.DUPLICATE}.get(event.type)
+
+
+def _lost(cause: str | None) -> Kind:
+    return Kind.VANISHED if cause == Cause.VANISHED else Kind.LOST
 
 
 def _faults(kind: Kind, place: Place, offsets: OffsetSet) -> Iterator[Fault]:

@@ -39,6 +39,8 @@ class State:
     url: str
     """Of the worker's API."""
     seconds: float | None
+    kinds: tuple[Kind, ...] = tuple(Kind)
+    """What can go wrong in this run."""
     doing: str = "starting"
     begun_at: float | None = None
     """Monotonic; None: it has not begun."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from stream_app.core.model import LogEnds
 from stream_app.kafka.connection import Connection, Frame, KafkaSettings, open_connection
 from stream_app.kafka.failures import BrokerError, KafkaError, MalformedError, RefusedError, UnreachableError, UnsupportedError
+from stream_app.kafka.group_protocol import decode_offsets_of, encode_offsets_of
 from stream_app.kafka.protocol import (
     EARLIEST,
     FETCH_BY_ID,
@@ -116,7 +117,21 @@ class Cluster:
         Raises:
             KafkaError: as :meth:`open`.
         """
-        return await self._connected(self._address(node))
+        return await self.connected(self._address(node))
+
+    async def anybody(self) -> Connection:
+        """A connection for small questions to some broker.
+
+        Raises:
+            KafkaError: none can be reached; the last one's reason.
+        """
+        failure: KafkaError = UnreachableError("no broker is known; name bootstrap servers")
+        for address in self._addresses():
+            try:
+                return await self.connected(address)
+            except KafkaError as error:
+                failure = error
+        raise failure
 
     def renew(self, node: int) -> None:
         """Closes that connection, so that the next question goes over a fresh one."""
@@ -124,8 +139,12 @@ class Cluster:
         if connection is not None:
             connection.close()
 
-    async def _connected(self, address: tuple[str, int]) -> Connection:
-        """The connection to ``address`` for small questions, opened where there is none."""
+    async def connected(self, address: tuple[str, int]) -> Connection:
+        """The connection to ``address`` for small questions, opened where there is none.
+
+        Raises:
+            KafkaError: see :func:`open_connection`.
+        """
         async with self._locks.setdefault(address, asyncio.Lock()):
             connection = self._control.get(address)
             if connection is None or connection.closed:
@@ -163,7 +182,7 @@ class Cluster:
         failure: KafkaError = UnreachableError("no broker is known; name bootstrap servers")
         for address in self._addresses():
             try:
-                connection = await self._connected(address)
+                connection = await self.connected(address)
                 version = connection.version(Api.METADATA)
                 info = decode_metadata(await connection.call(Api.METADATA, version, encode_metadata(version, topics)), version)
             except KafkaError as error:
@@ -204,6 +223,35 @@ class Cluster:
         if offset < 0:
             raise MalformedError(f"Kafka named offset {offset} as an end of {topic}/{partition}; see the broker's log")
         return offset
+
+    async def offsets_of(self, partitions: Collection[tuple[str, int]], timestamp: int, isolation: Isolation) -> dict[tuple[str, int], int]:
+        """Where these logs start (``EARLIEST``) or end (``LATEST``) now, one question to each of their leaders.
+
+        Raises:
+            KafkaError: not told of all of them.
+        """
+        info = await self.metadata(sorted({topic for topic, _ in partitions}))
+        what = "starts" if timestamp == EARLIEST else "ends"
+        by_leader: dict[int, dict[str, dict[int, int]]] = {}
+        for topic, number in partitions:
+            known = topic_of(info, topic)
+            leader = known.leaders.get(number)
+            if leader is None or leader.node < 0:
+                raise refusal(known.error or ErrorCode.LEADER_NOT_AVAILABLE, f"name the leader of {topic}/{number}")
+            by_leader.setdefault(leader.node, {}).setdefault(topic, {})[number] = leader.epoch
+        found: dict[tuple[str, int], int] = {}
+        for node, wanted in by_leader.items():
+            connection = await self.connection(node)
+            version = connection.version(Api.LIST_OFFSETS)
+            answer = await connection.call(Api.LIST_OFFSETS, version, encode_offsets_of(version, wanted, timestamp, isolation))
+            for (topic, number), (code, offset) in decode_offsets_of(answer, version).items():
+                if code != ErrorCode.NONE:
+                    raise refusal(code, f"tell where {topic}/{number} {what}")
+                found[topic, number] = offset
+        if lacking := sorted(set(partitions) - set(found)):
+            topic, number = lacking[0]
+            raise MalformedError(f"an answer about where logs {what[:-1]} lacks {topic}/{number}; is this a Kafka broker?")
+        return found
 
     async def ends(self, topic: str, partition: int, leader: Leader) -> LogEnds:
         """All three ends, asked afresh: first the start, then the stable end, then the end, so that they are in order.

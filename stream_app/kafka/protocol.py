@@ -1,4 +1,6 @@
-"""The five requests of Kafka's protocol that reading a log needs: how they are written, how their answers are read.
+"""The requests of Kafka's protocol that reading a log needs: how they are written, how their answers are read.
+
+Those about consumer groups are in :mod:`stream_app.kafka.group_protocol`.
 
 Field by field after the message descriptions that ship with Kafka (``FetchRequest.json`` and its neighbours in
 kafka-clients 4.1). No input or output here: bytes in, bytes out.
@@ -20,6 +22,8 @@ class Api(IntEnum):
     FETCH = 1
     LIST_OFFSETS = 2
     METADATA = 3
+    OFFSET_FETCH = 9
+    FIND_COORDINATOR = 10
     API_VERSIONS = 18
     OFFSET_FOR_LEADER_EPOCH = 23
 
@@ -35,7 +39,11 @@ class ErrorCode(IntEnum):
     NOT_LEADER_OR_FOLLOWER = 6
     REQUEST_TIMED_OUT = 7
     REPLICA_NOT_AVAILABLE = 9
+    COORDINATOR_LOAD_IN_PROGRESS = 14
+    COORDINATOR_NOT_AVAILABLE = 15
+    NOT_COORDINATOR = 16
     TOPIC_AUTHORIZATION_FAILED = 29
+    GROUP_AUTHORIZATION_FAILED = 30
     CLUSTER_AUTHORIZATION_FAILED = 31
     UNSUPPORTED_VERSION = 35
     KAFKA_STORAGE_ERROR = 56
@@ -75,6 +83,8 @@ SUPPORTED: Mapping[Api, tuple[int, int]] = {
     Api.FETCH: (5, 16),  # v5 tells the log start; v12 epochs that diverge; v13 topic ids
     Api.LIST_OFFSETS: (2, 7),  # v2 has isolation levels
     Api.METADATA: (4, 12),  # v4 can ask without creating the topic
+    Api.OFFSET_FETCH: (2, 7),  # v2 has an error code for the whole answer; from v8 on several groups
+    Api.FIND_COORDINATOR: (1, 3),  # v1 tells why there is none; from v4 on several keys
     Api.API_VERSIONS: (0, 3),
     Api.OFFSET_FOR_LEADER_EPOCH: (2, 4),
 }
@@ -82,8 +92,24 @@ FETCH_DIVERGING = 12
 """First version of Fetch whose answer says where the leader's log parts from ours (KIP-595)."""
 FETCH_BY_ID = 13
 """First version of Fetch that names topics by id (KIP-516)."""
-_FLEXIBLE = {Api.FETCH: 12, Api.LIST_OFFSETS: 6, Api.METADATA: 9, Api.API_VERSIONS: 3, Api.OFFSET_FOR_LEADER_EPOCH: 4}
-_SINCE = {Api.FETCH: "1.0", Api.LIST_OFFSETS: "0.11", Api.METADATA: "0.11", Api.API_VERSIONS: "0.10", Api.OFFSET_FOR_LEADER_EPOCH: "2.1"}
+_FLEXIBLE = {
+    Api.FETCH: 12,
+    Api.LIST_OFFSETS: 6,
+    Api.METADATA: 9,
+    Api.OFFSET_FETCH: 6,
+    Api.FIND_COORDINATOR: 3,
+    Api.API_VERSIONS: 3,
+    Api.OFFSET_FOR_LEADER_EPOCH: 4,
+}
+_SINCE = {
+    Api.FETCH: "1.0",
+    Api.LIST_OFFSETS: "0.11",
+    Api.METADATA: "0.11",
+    Api.OFFSET_FETCH: "0.10.2",
+    Api.FIND_COORDINATOR: "0.11",
+    Api.API_VERSIONS: "0.10",
+    Api.OFFSET_FOR_LEADER_EPOCH: "2.1",
+}
 
 
 def is_flexible(api: Api, version: int) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import faust
@@ -16,9 +17,12 @@ from mode import Service
 
 from stream_app.config import Config
 from stream_app.core.model import WorkerRecord
+from stream_app.core.snapshots import TABLE_PREFIX
 from stream_app.kafka.assignor import GroupedAssignor
+from stream_app.kafka.copies import CopyReader
 from stream_app.kafka.driver import Consumer, Transport
 from stream_app.kafka.failures import KafkaError
+from stream_app.kafka.groups import Groups
 from stream_app.kafka.names import TopicNames
 from stream_app.kafka.reader import LogReader
 from stream_app.kafka.store import StateTable
@@ -28,14 +32,20 @@ from stream_app.service.agents import add_agents
 from stream_app.service.backend import Backend
 from stream_app.service.context import Context
 from stream_app.service.explain import Explainer
+from stream_app.service.groups import GroupWatcher
 from stream_app.service.metrics import Counters, Metrics
+from stream_app.service.mirrors import Mirror
+from stream_app.service.observing import ObservationsWriter
+from stream_app.service.orders import Orders
 from stream_app.service.owners import OwnedPartitions
 from stream_app.service.plan import Plan
 from stream_app.service.plan import plan as make_plan
 from stream_app.service.port import KafkaPort
 from stream_app.service.status import Life, StatusReader
+from stream_app.service.tables import TableWatcher
 from stream_app.service.telemetry import Telemetry
 from stream_app.service.view import StatusView
+from stream_app.sinks.clickhouse import ClickHouseTable
 from stream_app.web.api import Api
 from stream_app.web.server import install, ssl_context
 
@@ -43,6 +53,8 @@ log = structlog.get_logger("gapstream")
 
 OF_BROKERS = frozenset({TroubleKind.UNREACHABLE, TroubleKind.REFUSED, TroubleKind.UNSUPPORTED, TroubleKind.NO_LEADER})
 """Troubles that every partition of a broker has at once: one line for all of them."""
+SOURCE_CHARS = 100
+"""Of the worker's name in the source of what it finds: a source has room for 200."""
 RETRY_SECONDS = 2.0
 TROUBLE_SECONDS = 0.5
 WATCH_TOPICS_SECONDS = 5.0
@@ -85,6 +97,7 @@ class GapstreamApp(faust.App):
     telemetry: Telemetry
     plan: Plan
     backend: Backend
+    observing: ObservationsWriter
     wire_owners: Callable[[str], None]
     """Called once the cluster's id is known."""
 
@@ -98,9 +111,12 @@ class GapstreamApp(faust.App):
 class ClusterService(Service):
     """Waits for brokers, sees to the internal topics, and keeps what runs beside Faust: log reader, status, signs of life."""
 
-    def __init__(self, app: GapstreamApp, plan: Plan, topics: Topics, reader: LogReader, clock_ms: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, app: GapstreamApp, plan: Plan, topics: Topics, reader: LogReader, copies: Sequence[CopyReader], clock_ms: Any, **kwargs: Any
+    ) -> None:
         """Started after the web server and before Faust's producer."""
         super().__init__(**kwargs)
+        self._copies = copies
         self._app, self._plan, self._topics, self._reader, self._clock_ms = app, plan, topics, reader, clock_ms
         self.trouble: str | None = "starting"
         """Why the cluster is not usable now; None when it is."""
@@ -109,6 +125,9 @@ class ClusterService(Service):
         self.cluster_id = "unknown"
         self._status = StatusReader(plan.aiokafka, plan.app_id, app.view, app.telemetry)
         self._life = Life(plan.aiokafka, plan.app_id, self.sign_of_life, app.telemetry)
+        self.tables: list[TableWatcher] = []
+        groups = Groups(plan.reader.with_client_id(plan.app_id))
+        self._groups = GroupWatcher(groups, app.owners.owners, plan.groups, app.telemetry)
 
     async def on_start(self) -> None:
         """Until brokers answer and the internal topics exist."""
@@ -119,9 +138,14 @@ class ClusterService(Service):
         if self.should_stop:
             return
         await self._reader.start()
+        for copies in self._copies:
+            copies.start()
         self._app.wire_owners(self.cluster_id)
         self._status.start()
         self._life.start()
+        self._groups.start()
+        for table in self.tables:
+            table.start()
 
     async def _look(self) -> bool | None:
         """See to the topics; whether the set of usable ones changed, None if the cluster could not be asked."""
@@ -200,10 +224,15 @@ class ClusterService(Service):
 
     async def on_stop(self) -> None:
         """After Faust's services: owners were released by the consumer."""
+        await self._groups.stop()
+        await asyncio.gather(*(table.stop() for table in self.tables))
+        await self._app.observing.close()
         await self._app.owners.stop()
         await self._life.stop()
         await self._status.stop()
         await self._reader.stop()
+        for copies in self._copies:
+            await copies.stop()
 
 
 def create_app(config: Config, existing: Iterable[str] = ()) -> GapstreamApp:
@@ -244,25 +273,37 @@ def create_app(config: Config, existing: Iterable[str] = ()) -> GapstreamApp:
     topics = Topics(plan.confluent, plan.app_id, plan.internal)
     rules = {topic: one.rules for topic, one in plan.topics.items()}
     app.owners = OwnedPartitions(reader, app.topic_names, rules, app.kafka_connection, clock_ms)
-    app.cluster = ClusterService(app, plan, topics, reader, clock_ms)
+    mirrors = {
+        topic: [Mirror(copy.sink, copy.status, copy.reason, CopyReader(copy.where, clock_ms)) for copy in one.copies]
+        for topic, one in plan.topics.items()
+    }
+    copies = [mirror.reader for each in mirrors.values() for mirror in each]
+    app.cluster = ClusterService(app, plan, topics, reader, copies, clock_ms)
     app.state_tables = {topic: StateTable(app, topic) for topic in plan.topics}
     for table in app.state_tables.values():
         app.tables.add(table)
     for names in app.topic_names.values():
         add_agents(app, names, app.owners)
-    _wire_owners(app, plan, reader, topics, clock_ms)
+    port = _wire_owners(app, plan, reader, topics, mirrors, clock_ms)
+    app.cluster.tables = _tables(app, plan, port, clock_ms)
     metrics = Metrics(
         app.owners.rows, app.telemetry.counters, app.view, clock_ms, granularity=config.metrics.granularity, labels=config.metrics.labels
     )
     readings = {topic: one.reading for topic, one in plan.topics.items()}
     explainer = Explainer(plan.reader, readings, topics.describe, app.view, clock_ms)
-    app.backend = Backend(app, app.owners, app.view, metrics, clock_ms, lambda: app.cluster.trouble, explainer)
+    orders = Orders(plan.aiokafka, app.topic_names, lambda: app.cluster.partitions)
+    app.observing = ObservationsWriter(
+        plan.confluent, app.topic_names, lambda: (app.cluster.partitions, app.cluster.trouble), topics.find, app.telemetry
+    )
+    app.backend = Backend(app, app.owners, app.view, metrics, clock_ms, lambda: app.cluster.trouble, explainer, orders, app.observing)
     assert isinstance(app.web, Web)
     install(app.web.web_app, Api(app.backend, config.http, metrics_need_token=config.metrics.require_token))
     return app
 
 
-def _wire_owners(app: GapstreamApp, plan: Plan, reader: LogReader, topics: Topics, clock_ms: Any) -> None:
+def _wire_owners(
+    app: GapstreamApp, plan: Plan, reader: LogReader, topics: Topics, mirrors: Mapping[str, Sequence[Mirror]], clock_ms: Any
+) -> KafkaPort:
     async def seek(tp: TP, position: int) -> None:
         assert isinstance(app.consumer, Consumer)
         await app.consumer.seek_input(tp, position)
@@ -277,10 +318,28 @@ def _wire_owners(app: GapstreamApp, plan: Plan, reader: LogReader, topics: Topic
         app.tables.recovery.revoke(TP(app.topic_names[topic].changelog, partition))
 
     readings = {topic: one.reading for topic, one in plan.topics.items()}
-    port = KafkaPort(plan.reader, reader, topics, app.topic_names, readings, clock_ms, seek, app.view.rows_of)
+    port = KafkaPort(plan.reader, reader, topics, app.topic_names, readings, clock_ms, seek, app.view.rows_of, app.view.copied_of)
 
     def wire(cluster_id: str) -> None:
-        context = Context(plan.app_id, plan.instance, cluster_id, port, app.telemetry, clock_ms, app.owners.lost)
+        context = Context(plan.app_id, plan.instance, cluster_id, port, app.telemetry, clock_ms, mirrors, app.owners.lost)
         app.owners.wire(context, lambda topic: app.state_tables[topic].store, drop, rejoin)
 
     app.wire_owners = wire
+    return port
+
+
+def _tables(app: GapstreamApp, plan: Plan, port: KafkaPort, clock_ms: Any) -> list[TableWatcher]:
+    source = f"{TABLE_PREFIX}{plan.instance[:SOURCE_CHARS]}@{clock_ms()}"  # one run of a worker has one clock
+    return [
+        TableWatcher(
+            one.rules,
+            ClickHouseTable(one.client, one.layout, topic),
+            port,
+            app.owners.owners,
+            app.telemetry,
+            clock_ms,
+            source,
+        )
+        for topic, planned in plan.topics.items()
+        for one in planned.tables
+    ]

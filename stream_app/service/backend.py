@@ -9,9 +9,11 @@ import faust
 
 from stream_app.service.explain import Explainer
 from stream_app.service.metrics import Metrics
+from stream_app.service.orders import Orders
 from stream_app.service.owners import OwnedPartitions
 from stream_app.service.view import Allow, StatusView
 from stream_app.web.api import Readiness
+from stream_app.web.observations import Observing
 
 
 class Backend:
@@ -26,10 +28,12 @@ class Backend:
         clock: Callable[[], int],
         trouble: Callable[[], str | None],
         explainer: Explainer,
+        orders: Orders,
+        observing: Observing,
     ) -> None:
         """``trouble``: why the cluster can't be used now."""
-        self.view = view
-        self._explainer = explainer
+        self.view, self.observing = view, observing
+        self._explainer, self._orders = explainer, orders
         self.draining = False
         self._app, self._owners, self._metrics, self._clock, self._trouble = app, owners, metrics, clock, trouble
 
@@ -61,3 +65,7 @@ class Backend:
     def clock_ms(self) -> int:
         """Now."""
         return self._clock()
+
+    async def drop_sink(self, topic: str, sink: str, by: str) -> int:
+        """Through the observations topic: the owners of the partitions may be other workers."""
+        return await self._orders.drop(topic, sink, by)

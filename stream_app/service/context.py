@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from stream_app.core.model import Epochs, LogEnds, Look, Runs
 from stream_app.core.sink import Policy
 from stream_app.core.state import Changes
 from stream_app.kafka.topics import TopicConfig
 from stream_app.service.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from stream_app.service.mirrors import Mirror
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,8 @@ class TopicFacts:
     topic_id: bytes
     observations_id: bytes
     partitions: int
+    observed_partitions: int
+    """Of the observations topic, which grows after the watched one."""
     compacted: bool | None
     """cleanup.policy holds ``compact``; None: could not be asked."""
     retention_ms: int | None
@@ -36,6 +41,10 @@ class TopicRules:
     lateness_ms: int
     read_committed: bool = True
     """Whether records count by the last stable offset."""
+    unknown_after_ms: int = 300_000
+    """Checks of a sink that fail for so long make it unknown."""
+    forget_after_ms: int | None = None
+    """Sinks that left the configuration are kept for so long."""
 
 
 class Port(Protocol):
@@ -49,6 +58,12 @@ class Port(Protocol):
 
     async def first_partitions(self, topic: str, topic_id: bytes) -> int | None:
         """How many partitions this incarnation had when it was first seen; None: nobody has seen it yet."""
+
+    def heard_sinks(self, topic: str, topic_id: bytes) -> frozenset[str]:
+        """Sinks that are heard of in some partition of this incarnation, as far as the workers have said."""
+
+    def copied(self, topic: str, topic_id: bytes) -> Mapping[str, int]:
+        """How far the workers have read and written down the copies of this incarnation; see ``StatusRecord.copied``."""
 
     async def ends(self, topic: str, partition: int) -> LogEnds:
         """A log's ends, asked afresh."""
@@ -93,5 +108,7 @@ class Context:
     port: Port
     telemetry: Telemetry
     clock_ms: Callable[[], int]
+    mirrors: Mapping[str, Sequence[Mirror]]
+    """By watched topic: the topics that are sinks of it, and their dead letters."""
     on_lost: Callable[[str, int], None]
     """Called once when a partition's flush was lost: have the group assign anew."""

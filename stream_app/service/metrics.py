@@ -23,6 +23,8 @@ FLUSH_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Seconds. A Kafka transaction takes 10 to 50 ms on a healthy cluster, and the session ends after 10 s by default."""
 DELAY_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 """Seconds. A verdict follows its grace by about one flush; what takes minutes waited for a broker."""
+CHECK_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Seconds. A table ordered by offset answers in tens of milliseconds; a query is given up after a minute by default."""
 
 _SINK_CAUSES = tuple(cause for cause in map(str, Cause) if cause != Cause.LOG_HOLE)
 _LOG_CAUSES = (str(Cause.LOG_HOLE), str(Cause.UNREADABLE))
@@ -65,6 +67,22 @@ class Counters:
     """By topic: the state of the partitions owned now."""
     detection_delays: dict[tuple[str, str], Histogram] = field(default_factory=dict)
     """By topic and sink."""
+    table_checks_total: dict[tuple[str, str], int] = field(default_factory=dict)
+    """By sink and outcome: ``ok`` or ``unknown``."""
+    table_check_seconds: dict[str, Histogram] = field(default_factory=dict)
+    """By sink, of checks that were answered."""
+    table_rows_read_total: dict[str, int] = field(default_factory=dict)
+    """By sink: rows that servers read for checks."""
+
+    def table_checked(self, sink: str, seconds: float, rows_read: int) -> None:
+        """A table answered."""
+        self.table_failed(sink, "ok")
+        self.table_check_seconds.setdefault(sink, Histogram(CHECK_BUCKETS)).observe(seconds)
+        self.table_rows_read_total[sink] = self.table_rows_read_total.get(sink, 0) + rows_read
+
+    def table_failed(self, sink: str, outcome: str = "unknown") -> None:
+        """A table was asked, with this outcome."""
+        self.table_checks_total[sink, outcome] = self.table_checks_total.get((sink, outcome), 0) + 1
 
     def detection_delay_seconds(self, topic: str, sink: str) -> Histogram:
         """The histogram of one topic and sink; made when first asked for."""
@@ -109,6 +127,11 @@ def _open_seconds(row: Row, now_ms: int) -> Value:
     return 0.0 if row.open_since_ms is None else max(now_ms - row.open_since_ms, 0) / 1_000
 
 
+def _stalled(row: Row) -> Value:
+    """A sink that is awaited in a partition which it never touched is stalled there, too."""
+    return int(row.stalled) if row.heard or row.stalled or row.sink == LOG else None
+
+
 def _missing(row: Row) -> Value:
     if row.missing is None:
         return None
@@ -136,7 +159,7 @@ def _row_series(view: StatusView, now_ms: int) -> list[Series]:
             "gapstream_sink_unknown", "1 if nothing can be said of the sink now, else 0.",
             lambda r: int(view.why_unknown(r, now_ms) is not None), "max",
         ),
-        Series("gapstream_sink_stalled", "1 if the sink stands still with records ahead, else 0.", heard(lambda r: int(r.stalled)), "max"),
+        Series("gapstream_sink_stalled", "1 if the sink stands still with records ahead, else 0.", _stalled, "max"),
         Series("gapstream_sink_horizon_offset", "Offset below which the sink claims to be done.", heard(lambda r: r.horizon_offset), None),
         Series("gapstream_sink_lag_records", "Records at or above the sink's horizon.", heard(lambda r: r.lag), "sum"),
         Series("gapstream_observed_records_total", "Records that the sink was seen to have.", heard(lambda r: r.observed), "sum"),
@@ -243,12 +266,29 @@ class Metrics(Collector):
         for (topic, sink), histogram in sorted(counters.detection_delays.items()):
             delays.add_metric([topic, sink, *self._labels.values()], histogram.buckets(), histogram.sum)
         yield delays
+        yield from self._tables()
         malformed = self._new(
             "gapstream_status_malformed_total", "Records of the status topic that could not be understood.", [], counter=True
         )
         self._add(malformed, [], self._view.malformed)
         yield malformed
         yield self._by_label("gapstream_build_info", "1, with the version as a label.", "version", {__version__: 1})
+
+    def _tables(self) -> Iterator[Metric]:
+        counters, name = self._counters, "gapstream_clickhouse_checks_total"
+        checks = self._new(name, "Checks of tables, by outcome.", ["sink", "outcome"], counter=True)
+        for (sink, outcome), count in sorted(counters.table_checks_total.items()):
+            self._add(checks, [sink, outcome], count)
+        yield checks
+        seconds = HistogramMetricFamily(
+            "gapstream_clickhouse_check_seconds", "How long checks of tables took that were answered.", labels=["sink", *self._labels]
+        )
+        for sink, histogram in sorted(counters.table_check_seconds.items()):
+            seconds.add_metric([sink, *self._labels.values()], histogram.buckets(), histogram.sum)
+        yield seconds
+        yield self._by_label(
+            "gapstream_clickhouse_rows_read_total", "Rows that servers read for checks.", "sink", counters.table_rows_read_total
+        )
 
     def _by_label(self, name: str, text: str, label: str, values: Mapping[str, int]) -> Metric:
         family = self._new(name, text, [label], counter=name.endswith("_total"))

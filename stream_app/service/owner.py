@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 import structlog
 
 from stream_app.core import events, report
 from stream_app.core.ledger import Candidates, Ledger
-from stream_app.core.model import LogEnds, LogRead, Look, Observation, ObservationRead, Row
+from stream_app.core.model import Drop, LogEnds, LogRead, Look, Observation, ObservationRead, Row
 from stream_app.core.sink import Policy
 from stream_app.core.state import Changes, StateCodec, StateError
 from stream_app.kafka.driver import Bundle
@@ -24,8 +25,10 @@ from stream_app.kafka.trouble import Trouble, TroubleKind
 from stream_app.kafka.writer import FencedWriter, OutRecord, WriterLost
 from stream_app.service.context import Context, Store, TopicFacts, TopicRules, Unavailable
 from stream_app.service.holes import seen_again
+from stream_app.service.mirrors import Mirrors
 from stream_app.service.status import StatusPages
-from stream_app.sinks.observation import Rejected, RejectReason, parse
+from stream_app.sinks.observation import Rejected, RejectReason, encode, parse
+from stream_app.sinks.order import parse_drop
 
 log = structlog.get_logger("gapstream.owner")
 
@@ -34,6 +37,8 @@ FLUSH_SECONDS = 1.0
 PACE_SECONDS = 0.02
 """Pause after a flush that told events: bounds how often a busy partition commits."""
 RETRY_SECONDS = 1.0
+SAID_BYTES = 4 << 20
+"""Of observations written with one flush, about: a transaction has to end in time."""
 SEEK_AGAIN_SECONDS = 5.0
 """After an input was sought back, deliveries that do not follow are ignored so long before it is sought again."""
 YIELD_EVERY = 200
@@ -47,6 +52,7 @@ class PartitionOwner:
         """Made at assignment; nothing happens before :meth:`fence`."""
         self.context, self.names, self.partition, self.rules = context, names, partition, rules
         self.topic = names.watched
+        self._mirrors = Mirrors(context, names, partition)
         self.trouble: str | None = "state is being recovered"
         """Why this partition is not worked on; None when it is."""
         self.flushed_read: int | None = None
@@ -64,6 +70,10 @@ class PartitionOwner:
         self._halt: Trouble | None = None
         self._suspect: LogRead | None = None
         self._observations_changed = False
+        self._said: list[OutRecord] = []
+        """To be written with the state that notes it."""
+        self._to_say: list[OutRecord] = []
+        """To be written in their order, some with this flush, the rest with the next ones."""
         self._flushing: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._flushed_at = -math.inf
@@ -106,7 +116,11 @@ class PartitionOwner:
         return flushed
 
     def _forget(self, trouble: str) -> None:
+        if self._ledger is not None:
+            self._mirrors.leave(self._ledger)
         self._ledger = None
+        self._said.clear()
+        self._to_say.clear()
         self.rows, self.clean_end_read_ms = [], None
         self.flushed_read = self.flushed_observed = None
         self.trouble = trouble
@@ -121,11 +135,13 @@ class PartitionOwner:
             await self._begin_until_done()
             while True:
                 await self._wait()
+                self._hear_of_sinks()
                 try:
                     await self._note_policy()
                     await self._mend()
                     await self._hear_anew()
                     await self._look_at_holes()
+                    await self._read_copies()
                     await self._settle()
                 except Unavailable as exc:
                     self.context.telemetry.unavailable(self.topic, self.partition, str(exc))
@@ -157,7 +173,9 @@ class PartitionOwner:
     def _due(self) -> bool:
         assert self._ledger is not None
         self._ledger.evaluate(self.context.clock_ms())
-        return bool(self._ledger.events) or asyncio.get_running_loop().time() - self._flushed_at >= FLUSH_SECONDS
+        return (
+            bool(self._ledger.events or self._said or self._to_say) or asyncio.get_running_loop().time() - self._flushed_at >= FLUSH_SECONDS
+        )
 
     async def _begin_until_done(self) -> None:
         while True:
@@ -186,6 +204,7 @@ class PartitionOwner:
         ledger.begin(context.clock_ms())
         ledger.lateness_ms, ledger.retention_ms = self.rules.lateness_ms, facts.retention_ms
         ledger.read_committed = self.rules.read_committed
+        ledger.unknown_after_ms, ledger.forget_after_ms = self.rules.unknown_after_ms, self.rules.forget_after_ms
         ledger.log.note_policy(facts.compacted)
         self._note_observations(ledger, facts, ends)
         await self._hear(ledger)
@@ -308,6 +327,34 @@ class PartitionOwner:
         await self._hear(ledger)
         self._observations_changed = False
 
+    async def _read_copies(self) -> None:
+        """What topics of copies said, to be written with the ledger that notes how far they were read."""
+        if self._ledger is not None:
+            await self._mirrors.collect(self._ledger, self._said)
+            await self._mirrors.follow(self._ledger)
+
+    def _hear_of_sinks(self) -> None:
+        """What this partition can't know by itself: whether a sink that never touched it is alive in others."""
+        ledger = self._ledger
+        assert ledger is not None
+        if any(sink.policy.configured and sink.stands_at is None for sink in ledger.judged()):
+            ledger.heard_in_topic(self.context.port.heard_sinks(self.topic, ledger.log.topic_id), self.context.clock_ms())
+
+    # --- what is said of sinks by those who ask them ------------------------------------------------------------------
+
+    def say(self, observations: Iterable[Observation]) -> None:
+        """Have observations of this partition written, in the transactions of the next flushes: only the partition's owner can."""
+        if self._ledger is not None:
+            for one in observations:
+                value = encode(one, self.topic, self.partition)
+                self._to_say.append(OutRecord(self.names.observations, one.sink.encode(), value, self.partition))
+            self._wake.set()
+
+    def note_check(self, sink: str, check: str, failure: str | None) -> None:
+        """What was asked of a sink beside its observations answered (None), or why it did not."""
+        if self._ledger is not None:
+            self._ledger.note_check(sink, check, failure, self.context.clock_ms())
+
     # --- folding ------------------------------------------------------------------------------------------------------
 
     def fold_log(self, read: LogRead) -> None:
@@ -395,10 +442,13 @@ class PartitionOwner:
             self._observations_changed = True
             self._wake.set()
 
-    async def _accept(self, ledger: Ledger, read: ObservationRead, asked: bool) -> tuple[Observation | None, bool]:
+    async def _accept(self, ledger: Ledger, read: ObservationRead, asked: bool) -> tuple[Observation | Drop | None, bool]:
         """The observation, None if it is rejected; and whether the log's end was asked for since this bundle came."""
         telemetry = self.context.telemetry
         try:
+            if (drop := parse_drop(read.value, self.topic, self.partition)) is not None:
+                log.info("a sink is dropped", topic=self.topic, partition=self.partition, sink=drop.sink, by=drop.by)
+                return drop, asked
             observation = parse(read.value, self.topic, self.partition)
             if ledger.of_another(read, observation):
                 raise Rejected(RejectReason.OLDER_INCARNATION, "it speaks of another topic of the same name, or does not say of which")
@@ -469,12 +519,14 @@ class PartitionOwner:
         first = self.flushed_read is None  # whoever takes over says so, even if nothing else changed
         changes = self._codec.changes(ledger, force=bool(told) or first)
         positions, end_read_ms = (ledger.log.read, ledger.observed_to), ledger.log.end_read_ms
-        if not changes and not told and not first:
+        said = self._said + self._next_to_say()
+        if not changes and not told and not first and not said:
             self.clean_end_read_ms = end_read_ms
             return
         now = context.clock_ms()
         rows = report.rows(ledger, now)
-        records = self._state_records(changes) + self._event_records(ledger, told) + self._pages.records(ledger, rows)
+        self._said = []
+        records = self._state_records(changes) + self._event_records(ledger, told) + said + self._pages.records(ledger, rows)
         last = await self._writer.write(records, self.names.changelog)
         if last is not None:
             self._store.put(self.partition, changes, last)
@@ -485,6 +537,14 @@ class PartitionOwner:
             context.telemetry.told(event, self.rules.policies)
         if told:
             await asyncio.sleep(PACE_SECONDS)
+
+    def _next_to_say(self) -> list[OutRecord]:
+        count = size = 0
+        while count < len(self._to_say) and size < SAID_BYTES:
+            size += len(self._to_say[count].value or b"")
+            count += 1
+        some, self._to_say = self._to_say[:count], self._to_say[count:]
+        return some
 
     def _state_records(self, changes: Changes) -> list[OutRecord]:
         return [OutRecord(self.names.changelog, key, value, self.partition) for key, value in changes]

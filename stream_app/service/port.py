@@ -22,6 +22,8 @@ from stream_app.web.times import parse_time
 
 CONFIG_SECONDS = 30.0
 """Topic settings are asked again after so long."""
+HEARD_MS = 1_000
+"""It is looked for sinks that are heard of this often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +47,15 @@ class KafkaPort:
         clock_ms: Callable[[], int],
         seek: Callable[[TP, int], Awaitable[None]],
         rows: Callable[[str], list[Row] | None],
+        copied: Callable[[str, str], Mapping[str, int]],
     ) -> None:
-        """``seek``: the driver's way to position the observations. ``rows``: what all workers flushed of a topic; None: not known yet."""
-        self._rows = rows
+        """``seek``: the driver's way to position the observations. ``rows``: what all workers flushed of a topic; None: not known yet.
+        ``copied``: how far they read its copies, by topic and incarnation."""
+        self._rows, self._copied = rows, copied
         self._settings, self._reader, self._topics, self._names, self._readings = settings, reader, topics, names, readings
         self._clock_ms, self._seek = clock_ms, seek
         self._configs: dict[str, tuple[int, asyncio.Future[TopicConfig] | None]] = {}
+        self._heard: dict[str, tuple[int, bytes, frozenset[str]]] = {}
 
     async def facts(self, topic: str) -> TopicFacts:
         """Ids and settings of a watched topic."""
@@ -67,7 +72,9 @@ class KafkaPort:
         watched, observed = found[topic], found[observations]
         assert watched is not None
         assert observed is not None
-        return TopicFacts(watched.topic_id, observed.topic_id, watched.partitions, config.compacted, config.retention_ms)
+        return TopicFacts(
+            watched.topic_id, observed.topic_id, watched.partitions, observed.partitions, config.compacted, config.retention_ms
+        )
 
     async def policy(self, topic: str, *, fresh: bool = False) -> TopicConfig:
         """Asked once for all partitions that want to know at the same time, and again after a while."""
@@ -85,6 +92,20 @@ class KafkaPort:
             raise Unavailable("the status topic is not read to its end yet")
         incarnation = topic_id_text(topic_id)
         return min((row.topic_partitions for row in rows if row.incarnation == incarnation and row.topic_partitions), default=None)
+
+    def heard_sinks(self, topic: str, topic_id: bytes) -> frozenset[str]:
+        """By the rows of all partitions, looked at once a second for all of them."""
+        now = self._clock_ms()
+        at, known_id, heard = self._heard.get(topic, (now - HEARD_MS, topic_id, frozenset()))
+        if now - at >= HEARD_MS or known_id != topic_id:
+            incarnation = topic_id_text(topic_id)
+            heard = frozenset(row.sink for row in self._rows(topic) or () if row.heard and row.incarnation == incarnation)
+            self._heard[topic] = (now, topic_id, heard)
+        return heard
+
+    def copied(self, topic: str, topic_id: bytes) -> Mapping[str, int]:
+        """As the status topic has it."""
+        return self._copied(topic, topic_id_text(topic_id))
 
     async def ends(self, topic: str, partition: int) -> LogEnds:
         """The log's ends, asked afresh."""

@@ -44,6 +44,9 @@ class StatusPages:
     def records(self, ledger: Ledger, rows: list[Row]) -> list[OutRecord]:
         """To be written with a flush."""
         out = []
+        for gone in self._pages.keys() - {row.sink for row in rows}:
+            out += self._list(gone, [])
+            del self._pages[gone], self._seen[gone]
         for row in rows:
             sink = ledger.sinks[row.sink]
             sets = (*sink.open.values(), *sink.explained.values())
@@ -52,7 +55,7 @@ class StatusPages:
                 self._seen[row.sink] = seen
                 out += self._list(row.sink, report.gaps(ledger, sink) + report.explained_gaps(ledger, sink)[-EXPLAINED_MAX:])
             row.pages = self._pages.get(row.sink, 0)
-        record = StatusRecord(topic=self._topic, partition=self._partition, worker=self._worker, rows=rows)
+        record = StatusRecord(topic=self._topic, partition=self._partition, worker=self._worker, rows=rows, copied=copied_of(ledger))
         out.append(OutRecord(self._status, f"partition/{self._topic}/{self._partition}".encode(), msgspec.json.encode(record)))
         return out
 
@@ -73,6 +76,16 @@ class StatusPages:
 
     def _page(self, sink: str, page: int, value: bytes | None) -> OutRecord:
         return OutRecord(self._status, f"gaps/{self._topic}/{self._partition}/{sink}/{page}".encode(), value)
+
+
+def copied_of(ledger: Ledger) -> dict[str, int]:
+    """What stands in a status record of how far copies were read."""
+    return {copied_key(key, topic_id): position for key, (position, _, topic_id) in ledger.mirrored.items()}
+
+
+def copied_key(key: str, topic_id: bytes) -> str:
+    """Of one partition of one incarnation of a topic of copies."""
+    return f"{key}@{topic_id.hex()}"
 
 
 class StatusReader:

@@ -102,6 +102,11 @@ class StatusView:
         """What was flushed of a topic; None while the status topic is not read to its end."""
         return [row for held in self._partitions.get(topic, {}).values() for row in held.rows] if self._loaded else None
 
+    def copied_of(self, topic: str, incarnation: str) -> dict[str, int]:
+        """How far the copies of an incarnation of a topic were read and written down, as far as the workers have said."""
+        of_it = [held for held in self._partitions.get(topic, {}).values() if held.rows and held.rows[0].incarnation == incarnation]
+        return {key: position for held in of_it for key, position in held.copied.items()}
+
     # -- in ------------------------------------------------------------------------------------------------------
 
     def apply(self, key: bytes, value: bytes | None) -> None:
@@ -229,11 +234,20 @@ class StatusView:
         """Whether the sink was heard of in any partition of the topic."""
         return any(row.heard and row.sink == sink for held in self._partitions.get(topic, {}).values() for row in held.rows)
 
+    def stands_in_configuration(self, topic: str, sink: str) -> bool | None:
+        """Whether some worker has the sink in its configuration; None: nobody knows it."""
+        if sink == LOG or sink in self._config.get(topic, {}):
+            return True
+        rows = [row for held in self._partitions.get(topic, {}).values() for row in held.rows if row.sink == sink]
+        return any(row.configured for row in rows) if rows else None
+
     def why_unknown(self, row: Row, now_ms: int) -> str | None:
         """Why nothing can be said of a row whose owner is alive; None where something can."""
         return self._why_row_unknown(row, now_ms, row.heard or self.heard(row.topic, row.sink))
 
     def _why_row_unknown(self, row: Row, now_ms: int, heard: bool) -> str | None:
+        if row.unknown is not None:  # whoever is asked and never answered is not known by that alone
+            return row.unknown
         if not (row.heard or row.sink == LOG or heard):
             return NEVER_HEARD
         end_read_ms = self._end_read_ms(row)
@@ -333,7 +347,7 @@ class StatusView:
             "type": LOG if sink == LOG else self._config.get(topic, {}).get(sink),
             "configured": sink == LOG or (any(row.configured for row in rows) if rows else True),
             "state": state,
-            "reason": NEVER_HEARD if never else _common_reason(state, judged),
+            "reason": NEVER_HEARD if never and not any(j.row and j.row.unknown for j in judged) else _common_reason(state, judged),
             "partitions": partitions or len(judged) or None,
             "partitions_with_gaps": _sum(None if row.gaps is None else int(row.gaps > 0) for row in rows),
             "missing": _sum(row.missing for row in rows),

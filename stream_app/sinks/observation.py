@@ -15,7 +15,7 @@ import msgspec
 from pyroaring import BitMap
 
 from stream_app.core.codec import decode_bitmap, topic_id_bytes, topic_id_text
-from stream_app.core.model import MAX_OFFSET, Observation, Run, Runs, Snapshot, Status
+from stream_app.core.model import DOUBLED_MAX, MAX_OFFSET, Observation, Run, Runs, Snapshot, Status
 from stream_app.core.offsets import OffsetSet, bitmap_runs
 
 VERSION = 1
@@ -87,6 +87,7 @@ class _Wire(msgspec.Struct):
     undo: bool = False
     snapshot: tuple[int, int] | None = None
     rows: int | None = None
+    doubled: list[list[tuple[int, int]] | _Bitmap] | None = None
 
 
 class _Address(msgspec.Struct):
@@ -149,7 +150,8 @@ def encode(observation: Observation, topic: str, partition: int) -> bytes:
         fields["at"] = _time_text(snapshot.at_ms)
     fields |= {"by": observation.by, "undo": observation.undo or None}
     if snapshot is not None:
-        fields |= {"snapshot": (snapshot.first, snapshot.stop - 1), "rows": snapshot.rows}
+        levels = [_encode_level(runs) for runs in snapshot.doubled]
+        fields |= {"snapshot": (snapshot.first, snapshot.stop - 1), "rows": snapshot.rows, "doubled": levels or None}
     value = _ENCODER.encode({name: field for name, field in fields.items() if field is not None})
     if len(value) > VALUE_BYTES_MAX:
         raise ValueError(f"this observation can't be written: it has {len(value)} bytes, split it")
@@ -256,13 +258,16 @@ def _topic_id(text: str) -> bytes:
 
 def _snapshot(wire: _Wire) -> Snapshot | None:
     if wire.snapshot is None:
+        if wire.doubled is not None:
+            raise _malformed("doubled needs a snapshot")
         return None
     if wire.rows is None or wire.at is None:
         raise _malformed("a snapshot needs rows and at")
     if wire.runs is None and wire.bitmap is None:
         raise _malformed("a snapshot needs runs or bitmap, even if they are empty")
     first, last = wire.snapshot
-    return Snapshot(first, last + 1, wire.rows, (wire.at - _EPOCH) // _MILLISECOND)
+    levels = tuple(_runs_of_bitmap(level) if isinstance(level, _Bitmap) else _runs_of_json(level) for level in wire.doubled or ())
+    return Snapshot(first, last + 1, wire.rows, (wire.at - _EPOCH) // _MILLISECOND, levels)
 
 
 # --- to JSON ---
@@ -272,14 +277,20 @@ def _encode_runs(observation: Observation) -> dict[str, Any]:
     runs = observation.runs
     if not runs and observation.claim is not None and observation.snapshot is None:
         return {}
-    if len(runs) > _RUNS_IN_JSON_MAX and runs[-1][1] - runs[0][0] <= 2**32:
-        base = runs[0][0]
-        bitmap = BitMap()
-        for first, stop in runs:
-            bitmap.add_range(first - base, stop - base)
-        bitmap.run_optimize()
-        return {"bitmap": {"base": base, "roaring": bitmap.serialize()}}
-    return {"runs": [(first, stop - 1) for first, stop in runs]}
+    level = _encode_level(runs)
+    return {"bitmap" if isinstance(level, dict) else "runs": level}
+
+
+def _encode_level(runs: Runs) -> list[Run] | dict[str, Any]:
+    """Closed runs, or a bitmap where they are many."""
+    if len(runs) <= _RUNS_IN_JSON_MAX or runs[-1][1] - runs[0][0] > 2**32:
+        return [(first, stop - 1) for first, stop in runs]
+    base = runs[0][0]
+    bitmap = BitMap()
+    for first, stop in runs:
+        bitmap.add_range(first - base, stop - base)
+    bitmap.run_optimize()
+    return {"base": base, "roaring": bitmap.serialize()}
 
 
 def _time_text(at_ms: int) -> str:
@@ -351,8 +362,24 @@ def _check_snapshot(observation: Observation, snapshot: Snapshot) -> None:
     runs = observation.runs
     if runs and not (snapshot.first <= runs[0][0] and runs[-1][1] <= snapshot.stop):
         raise _malformed("the snapshot has offsets outside of its range")
-    if not sum(stop - first for first, stop in runs) <= snapshot.rows <= MAX_OFFSET:
-        raise _malformed("the snapshot has fewer rows than offsets")
+    _check_doubled(runs, snapshot.doubled)
+    levels = (runs, *snapshot.doubled)
+    if not sum(stop - first for level in levels for first, stop in level) <= snapshot.rows <= MAX_OFFSET:
+        raise _malformed("the snapshot has fewer rows than offsets, or than it says are doubled")
+
+
+def _check_doubled(runs: Runs, levels: tuple[Runs, ...]) -> None:
+    if len(levels) > DOUBLED_MAX:
+        raise _malformed(f"doubled has {len(levels)} levels, more than {DOUBLED_MAX}")
+    if (count := sum(map(len, levels))) > RUNS_MAX:
+        raise _too_many_runs(count)
+    below = OffsetSet(runs) if levels else None
+    for level in levels:
+        _check_runs(level)
+        here = OffsetSet(level)
+        if not here or (below is not None and here - below):
+            raise _malformed("a level of doubled is empty, or has what the one before it has not")
+        below = here
 
 
 def _malformed(detail: str) -> Rejected:

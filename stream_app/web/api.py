@@ -1,12 +1,14 @@
 """What is asked over HTTP and how it is answered: one handler per request of contract section 8.
 
-Handlers read memory only, so none of them waits for Kafka, but for ``explain``. Who may ask is decided before, in ``web.server``.
+Handlers of questions read memory only, so none of them waits for Kafka, but for ``explain``; those of changes do, with a bound.
+Who may ask is decided before, in ``web.server``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -16,6 +18,8 @@ from stream_app.core.model import MAX_OFFSET, Cause, Reason
 from stream_app.service.explain import OFFSETS_MAX, CannotAsk, NotThere
 from stream_app.service.view import GAPS_LIMIT, GAPS_LIMIT_MAX, Allow, BadCursor, StatusView
 from stream_app.web.auth import Asker, Scope, TokenConfig
+from stream_app.web.changes import BODY_MAX, DropSink, read_change
+from stream_app.web.observations import BODY_BYTES_MAX, RETRY_AFTER_SECONDS, Intake, Observing
 
 T = TypeVar("T")
 
@@ -55,12 +59,19 @@ class Backend(Protocol):
     async def explain(
         self, topic: str, partition: int, first: int, stop: int, *, sink: str | None, allow: Allow | None, show_keys: bool
     ) -> dict[str, Any]:
-        """The answer of ``/api/explain`` for offsets ``[first, stop)``; the only call that waits for Kafka.
+        """The answer of ``/api/explain`` for offsets ``[first, stop)``; waits for Kafka.
 
         Raises:
             NotThere: nobody knows the topic, the partition or the sink.
             CannotAsk: Kafka can't be asked now.
         """
+
+    async def drop_sink(self, topic: str, sink: str, by: str) -> int:
+        """Have a sink forgotten by all who own partitions of the topic; how many partitions were told. Raises Unavailable."""
+
+    @property
+    def observing(self) -> Observing:
+        """Where observations go."""
 
 
 class HttpConfig(Protocol):
@@ -115,6 +126,7 @@ class Api:
         """``metrics_need_token``: ``metrics.require_token`` of the configuration."""
         self.backend = backend
         self.http = http
+        self._intake = Intake(backend.observing)
         read = Scope.READ
         rows = frozenset({"topic", "sink"})
         self.endpoints: tuple[Endpoint, ...] = (
@@ -126,6 +138,8 @@ class Api:
             Endpoint("GET", "/api/partitions", self.partitions, read, rows),
             Endpoint("GET", "/api/gaps", self.gaps, read, rows | {"partition", "cause", "all", "limit", "cursor"}),
             Endpoint("GET", "/api/explain", self.explain, read, rows | {"partition", "first", "last"}),
+            Endpoint("POST", "/api/sinks/drop", self.drop_sink, Scope.WRITE, body_max=BODY_MAX),
+            Endpoint("POST", "/api/observations", self.observations, Scope.OBSERVE, body_max=BODY_BYTES_MAX),
         )
 
     async def livez(self, request: web.Request, asker: Asker, query: Query) -> web.Response:
@@ -202,6 +216,28 @@ class Api:
         except CannotAsk as error:
             raise Unavailable(str(error)) from error
         return answer(found)
+
+    async def drop_sink(self, request: web.Request, asker: Asker, query: Query) -> web.Response:
+        """Forget a sink that stands in no configuration."""
+        wanted = await read_change(request, DropSink)
+        if not asker.may_see(wanted.topic, wanted.sink):
+            raise web.HTTPForbidden(reason="this token is not for that topic and sink")
+        match self._view().stands_in_configuration(wanted.topic, wanted.sink):
+            case None:
+                raise web.HTTPNotFound(reason=f"no sink {wanted.sink} of topic {wanted.topic} is known".encode("unicode_escape").decode())
+            case True:
+                message = f"sink {wanted.sink} stands in a worker's configuration: take it out and restart the workers first"
+                raise web.HTTPConflict(reason=message)
+        partitions = await self.backend.drop_sink(wanted.topic, wanted.sink, asker.name)
+        return answer({"topic": wanted.topic, "sink": wanted.sink, "partitions": partitions})
+
+    async def observations(self, request: web.Request, asker: Asker, query: Query) -> web.Response:
+        """Take observations, and say of each line whether Kafka has it."""
+        status, body = await self._intake.take(request, asker)
+        response = answer(body, status)
+        if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+            response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        return response
 
     def _view(self) -> StatusView:
         if not self.backend.view.loaded:

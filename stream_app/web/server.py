@@ -1,7 +1,8 @@
 """The door: routes on Faust's web server, and the checks that stand in front of every one of them.
 
 Order of the checks: a path that is ours (404), a method that it knows (405), a Host that is this machine where no tokens are
-configured (403), a token (401), its scope, topics and sinks, the Origin (403), the body's size (413), the parameters (400).
+configured (403), a token (401), its scope, topics and sinks, the Origin (403), the body's type (415) and size (413), the
+parameters (400).
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ log = structlog.get_logger("gapstream.web")
 
 BODY_MAX_WITHOUT_USE = 64 * 1024
 """Bytes of a body that nobody reads: some clients send an empty JSON object with a GET."""
+BODY_TYPES = frozenset({"application/json", "application/x-ndjson", "application/ndjson", "application/jsonl"})
+"""Of what changes something. A page of a foreign site can't send these without asking first (Fetch: CORS-safelisted types)."""
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -133,6 +136,8 @@ class _Door:
             raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, f"{request.path} takes {allowed}", {"Allow": allowed})
         asker = self._who(request, endpoint)
         self._may(request, endpoint, asker)
+        if endpoint.method not in ("GET", "HEAD") and request.content_type.lower() not in BODY_TYPES:
+            raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "a change needs Content-Type: application/x-ndjson or application/json")
         if (request.content_length or 0) > max(endpoint.body_max, BODY_MAX_WITHOUT_USE):
             raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body may have {endpoint.body_max} bytes")
         return await endpoint.handler(request, asker, _query(request, endpoint))

@@ -62,10 +62,11 @@ class _Thread:
 
 @pytest.fixture
 def served() -> Iterator[Served]:
-    """A worker that answers from hand-made records; token ``all`` sees everything, ``part`` one topic."""
+    """A worker that answers from hand-made records; token ``all`` sees everything, ``part`` one topic, ``write`` may change."""
     worker = Worker()
     app = web.Application()
-    install(app, Api(worker, Http(tokens=[Token("all", "all"), Token("part", "part", topics=["payments"])])))
+    tokens = [Token("all", "all"), Token("part", "part", topics=["payments"]), Token("write", "write", "write")]
+    install(app, Api(worker, Http(tokens=tokens)))
     thread = _Thread(app)
     try:
         yield Served(worker, f"http://127.0.0.1:{thread.start()}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from stream_app.core.model import Observation, Run
+from stream_app.core.model import DOUBLED_MAX, Observation, Run
 from stream_app.core.sink import Policy
 from stream_app.core.states import State
+from tests.core.naive_snapshots import Horizon, NaiveSnapshots
 
 OPEN = {
     State.NOT_RECEIVED: "not_received",
@@ -69,9 +70,13 @@ class NaiveSink:
     untold: set[tuple[int, State]] = field(default_factory=set)
     untold_duplicates: set[int] = field(default_factory=set)
     told_duplicates_ms: int | None = None
-    horizons: list[tuple[int, int, int]] = field(default_factory=list)
-    """(broker's time, worker's time, horizon): as it stood in the end of each moment in which it rose."""
+    horizons: list[Horizon] = field(default_factory=list)
+    """As it stood in the end of each moment in which it rose."""
+    snapshots: NaiveSnapshots = field(default_factory=NaiveSnapshots)
     sequences: dict[str, int] = field(default_factory=dict)
+    claims: dict[str, int] = field(default_factory=dict)
+    behind: tuple[str, int] | None = None
+    """Who went back last, and from where."""
     observed: int = 0
     duplicates: int = 0
     absent_observed: int = 0
@@ -81,7 +86,7 @@ class NaiveSink:
 
     @property
     def horizon(self) -> int | None:
-        return self.highest if self.claim is None else self.claim
+        return self.highest if self.claim is None and self.policy.group is None else self.claim
 
     def open(self, state: State) -> set[int]:
         return {offset for offset, held in self.states.items() if held is state}
@@ -143,12 +148,21 @@ class NaivePartition:
             sink.states[offset] = State.UNREAD
         if self.kinds[offset] in ABSENT:
             sink.absent_observed += (said in (State.RECEIVED, State.QUARANTINED)) + len(again[:AGAIN_MAX])
+            if said is State.RECEIVED and sink.snapshots.last_ms is not None:
+                sink.snapshots.absent.add(offset)
             sink.states.pop(offset, None)
         elif said is State.RECEIVED:
             sink.observed += 1
             sink.duplicates += len(again[:AGAIN_MAX])
             if any(again) and sink.policy.tell_duplicates:
                 sink.untold_duplicates.add(offset)
+        if self.kinds[offset] not in ABSENT:
+            self._double(sink, offset, sink.snapshots.doubled.get(offset, 0))
+
+    def _double(self, sink: NaiveSink, offset: int, more: int) -> None:
+        sink.duplicates += more
+        if more and sink.policy.tell_duplicates:
+            sink.untold_duplicates.add(offset)
 
     def _expire(self, name: str, sink: NaiveSink) -> None:
         gone = [o for o in sink.open(State.NOT_RECEIVED) if o < self.start]
@@ -173,11 +187,18 @@ class NaivePartition:
             if said.sequence <= sink.sequences.get(said.source, -1):
                 return
             sink.sequences[said.source] = said.sequence
+        if said.snapshot is not None and said.snapshot.at_ms < (sink.snapshots.last_ms or 0):
+            return
         lowest = max(self.origin, self.forgotten_below if sink.floor is None else sink.floor)
         mine = [o for o in offsets if o >= lowest]
         moved: dict[tuple[str, str | None], list[int]] = {}
-        for offset in mine:
+        vanished = set() if said.snapshot is None else self._begin_snapshot(sink, said, mine)
+        for offset in () if said.snapshot is not None else mine:
             event = self._move(sink, status, offset, said.undo, said.sequence is not None)
+            if event is not None:
+                moved.setdefault(event, []).append(offset)
+        for offset in mine if said.snapshot is not None else ():
+            event = self._find(sink, offset, self._rows(said, offset))
             if event is not None:
                 moved.setdefault(event, []).append(offset)
         for (kind, cause), gone in moved.items():
@@ -186,9 +207,69 @@ class NaivePartition:
             self._expire(name, sink)
             return
         sink.heard = True
-        spoken = [max(o, lowest) for o in (*([min(offsets)] if offsets else []), *([] if claim is None else [claim]))]
+        known = said.source is not None and said.source in sink.claims
+        if claim is not None and said.source is not None:
+            self._claim(name, sink, said.source, sink.claims.get(said.source, 0), claim)
+        spoken = [max(o, lowest) for o in (*([min(offsets)] if offsets else []), *([] if claim is None or known else [claim]))]
         sink.lowest = min([*spoken, *([] if sink.lowest is None else [sink.lowest])], default=None)
-        self._horizon(sink, offsets, claim, now_ms)
+        self._horizon(sink, said, offsets, now_ms)
+        if said.snapshot is not None:
+            sink.snapshots.agree(self._floor(sink) if sink.settled is None else sink.settled, sink.horizons, sink.policy.grace_ms)
+            if sink.snapshots.agreed_to:
+                self._fix_floor(sink)
+            self.vanish(name, vanished)
+
+    def _begin_snapshot(self, sink: NaiveSink, said: Observation, mine: Collection[int]) -> set[int]:
+        """What vanished by it."""
+        snapshot, grace = said.snapshot, sink.policy.grace_ms
+        assert snapshot is not None
+        sink.horizons = sink.snapshots.begin(snapshot, said.source, sink.horizons, grace)
+        sink.snapshots.keep(self._judged_from(sink))
+        had = range(snapshot.first, min(snapshot.stop, self.read))
+        lacking = {o for o in had if o not in mine and sink.states.get(o) is State.RECEIVED and self._in_reach(sink, o)}
+        return sink.snapshots.vanished(lacking, set(mine), grace)
+
+    def _judged_from(self, sink: NaiveSink) -> int:
+        return 0 if sink.settled is None else min(self.start, sink.settled)
+
+    def _rows(self, said: Observation, offset: int) -> int:
+        """Rows that a snapshot has of an offset, as far as it can say."""
+        assert said.snapshot is not None
+        return 1 + sum(first <= offset < stop for runs in said.snapshot.doubled[:DOUBLED_MAX] for first, stop in runs)
+
+    def _find(self, sink: NaiveSink, offset: int, rows: int) -> tuple[str, str | None] | None:
+        """A snapshot has rows of an offset: once more than before is no duplicate, more rows are."""
+        snapshots, state = sink.snapshots, sink.states.get(offset)
+        absent = self.is_absent(offset)
+        judged = offset >= self._judged_from(sink)
+        if judged and rows > snapshots.doubled.get(offset, 0) + 1:
+            more = rows - 1 - snapshots.doubled.get(offset, 0)
+            snapshots.doubled[offset] = rows - 1
+            if offset < self.read and not absent:
+                self._double(sink, offset, more)
+        if absent:
+            sink.absent_observed += judged and offset not in snapshots.absent
+            if judged:
+                snapshots.absent.add(offset)
+            return None
+        if state is State.RECEIVED or offset in self.forgotten:
+            return None
+        return self._receive(sink, offset, state, offset >= self.read, alertable=False)
+
+    def _claim(self, name: str, sink: NaiveSink, source: str, before: int, claim: int) -> None:
+        sink.claims[source] = claim
+        if claim < before:
+            if sink.behind is None or sink.behind[0] != source:
+                sink.behind = source, before
+            if sink.policy.configured:
+                self.told.append(("sink.rewound", name, None, frozenset()))
+        elif sink.behind is not None and sink.behind[0] == source and claim >= sink.behind[1]:
+            sink.behind = None
+
+    def forget(self, name: str) -> None:
+        if name in self.sinks and not self.sinks[name].policy.configured:
+            del self.sinks[name]
+            self.epoch += 1
 
     def _move(self, sink: NaiveSink, status: str, offset: int, undo: bool, alertable: bool) -> tuple[str, str | None] | None:
         """The row of the contract's table; the event that is told at once, by type and cause."""
@@ -235,28 +316,37 @@ class NaivePartition:
         sink.observed += not ahead
         return ("gap.filled", OPEN[state]) if state in OPEN else None
 
-    def _horizon(self, sink: NaiveSink, offsets: Collection[int], claim: int | None, now_ms: int) -> None:
+    def _horizon(self, sink: NaiveSink, said: Observation, offsets: Collection[int], now_ms: int) -> None:
+        claim, last_ms = said.claim, sink.snapshots.last_ms
+        at = 0 if last_ms is None else max(now_ms, last_ms)
+        if said.snapshot is not None:
+            at = said.snapshot.at_ms
         if offsets:
             sink.highest = max(max(offsets) + 1, sink.highest or 0)
         if claim is not None:
             if sink.claim is None:
-                sink.horizons = [said for said in sink.horizons if said[2] <= claim]
+                sink.horizons = [each for each in sink.horizons if each[2] <= claim]
+                if sink.snapshots.agreed_to > claim:
+                    sink.snapshots.agreed_to = 0
             sink.claim = max(claim, sink.claim or 0)
-        if sink.horizon is not None and sink.horizon > max((known for *_, known in sink.horizons), default=-1):
+        if sink.horizon is not None and sink.horizon > max((known for _, _, known, _ in sink.horizons), default=-1):
             assert self.broker_ms is not None
             moment = (self.broker_ms, now_ms)
-            sink.horizons = [said for said in sink.horizons if said[:2] != moment] + [(*moment, sink.horizon)]
+            at = max([at, *(each[3] for each in sink.horizons)])
+            sink.horizons = [each for each in sink.horizons if each[:2] != moment] + [(*moment, sink.horizon, at)]
 
     def vanish(self, name: str, offsets: Iterable[int]) -> None:
         sink = self.sinks[name]
         gone = []
         for offset in offsets:
-            in_reach = offset >= (sink.settled or 0) or offset >= max(self.start, sink.floor or 0)
-            if offset < self.read and in_reach and sink.states.get(offset) is State.RECEIVED:
+            if offset < self.read and self._in_reach(sink, offset) and sink.states.get(offset) is State.RECEIVED:
                 sink.states[offset] = State.VANISHED
                 sink.excused.add(offset)
                 gone.append(offset)
         self._tell("gap.opened", name, "vanished", gone)
+
+    def _in_reach(self, sink: NaiveSink, offset: int) -> bool:
+        return offset >= (sink.settled or 0) or offset >= max(self.start, sink.floor or 0)
 
     # --- verdicts ---
 
@@ -266,20 +356,17 @@ class NaivePartition:
         grace = sink.policy.grace_ms
         passed = [
             horizon
-            for broker_ms, worker_ms, horizon in sink.horizons
+            for broker_ms, worker_ms, horizon, _ in sink.horizons
             if (self.broker_ms is not None and broker_ms + grace <= self.broker_ms)
             or (self.heard_ms is not None and worker_ms + grace <= self.heard_ms)
         ]
+        if sink.snapshots.last_ms is not None:
+            agreed = sink.snapshots.agreed_to
+            passed = [agreed] if sink.settled is not None and agreed > sink.settled else []
         if not passed:
             return None
-        if sink.floor is None:
-            assert sink.lowest is not None
-            sink.floor = max(sink.lowest if sink.policy.floor is None else sink.policy.floor, self.origin, self.forgotten_below)
-            for offset in [o for o in sink.states if o < sink.floor]:
-                del sink.states[offset]
-                sink.again.pop(offset, None)
-        if sink.settled is None:
-            sink.settled = sink.floor
+        self._fix_floor(sink)
+        assert sink.settled is not None
         stop = min(max(passed), self.read)
         if stop <= sink.settled:
             return None
@@ -289,6 +376,22 @@ class NaivePartition:
             return None
         sink.settled = lacking[0]
         return stop, lacking
+
+    def _floor(self, sink: NaiveSink) -> int:
+        if sink.floor is not None:
+            return sink.floor
+        lowest = self.read if sink.lowest is None else sink.lowest
+        return max(lowest if sink.policy.floor is None else sink.policy.floor, self.origin, self.forgotten_below)
+
+    def _fix_floor(self, sink: NaiveSink) -> None:
+        if sink.floor is None:
+            sink.floor = self._floor(sink)
+            for offset in [o for o in sink.states if o < sink.floor]:
+                del sink.states[offset]
+                sink.again.pop(offset, None)
+            sink.snapshots.keep(sink.floor)
+        if sink.settled is None:
+            sink.settled = sink.floor
 
     def in_flight(self, sink: NaiveSink, stop: int) -> list[int]:
         first = sink.settled if sink.settled is not None else sink.floor
@@ -354,7 +457,13 @@ class NaivePartition:
                 if getattr(sink, name_of) is not None:
                     setattr(sink, name_of, min(getattr(sink, name_of), offset))
             sink.doubted_to = min(sink.doubted_to, offset)
-            sink.horizons = [(broker_ms, worker_ms, min(horizon, offset)) for broker_ms, worker_ms, horizon in sink.horizons]
+            sink.claims = {source: min(claim, offset) for source, claim in sink.claims.items()}
+            if sink.behind is not None and sink.claims[sink.behind[0]] >= min(sink.behind[1], offset):
+                sink.behind = None
+            sink.horizons = [(broker_ms, worker_ms, min(horizon, offset), at) for broker_ms, worker_ms, horizon, at in sink.horizons]
+            sink.snapshots.keep(stop=offset)
+            sink.snapshots.covered &= set(range(offset))
+            sink.snapshots.agreed_to = min(sink.snapshots.agreed_to, offset)
             sink.excused = {o for o in sink.excused if o < offset}
         self._tell("gap.explained", "log", "log_hole", self.holes(offset))
         self._tell("log.truncated", "log", None, range(offset, self.read))
@@ -418,7 +527,8 @@ class NaivePartition:
         self.heard_ms = None
         for sink in self.sinks.values():
             sink.told_duplicates_ms = None
-            sink.horizons = [(broker_ms, now_ms, horizon) for broker_ms, _, horizon in sink.horizons]
+            sink.horizons = [(broker_ms, now_ms, horizon, at) for broker_ms, _, horizon, at in sink.horizons]
+            sink.snapshots.covered = set()
 
     def _add(self, policy: Policy) -> NaiveSink:
         sink = NaiveSink(policy)

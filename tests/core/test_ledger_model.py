@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Protocol, TypeVar
 
 import pytest
@@ -16,9 +17,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from stream_app.core import report
 from stream_app.core.events import Event, as_json
 from stream_app.core.ledger import LOG_SINK, Candidates, Ledger
-from stream_app.core.model import CHUNK, Cause, LogEnds, Look, Observation, ObservationRead, Status
+from stream_app.core.model import CHUNK, DOUBLED_MAX, Cause, Drop, LogEnds, Look, Observation, ObservationRead, Snapshot, Status
 from stream_app.core.offsets import OffsetSet
 from stream_app.core.sink import Policy, SinkState
+from stream_app.core.snapshots import is_news
 from stream_app.core.state import StateCodec
 from stream_app.core.states import State
 from tests.core.naive import EXPLAINED, NaivePartition, NaiveSink, Saw, Told, runs_of
@@ -27,8 +29,16 @@ from tests.core.strategies import BASE, SKEW, TOPIC_ID, Fold, expand, log_read, 
 TICK = 500
 """Times of the inputs are multiples of it, so that none falls together with another's end of grace by chance of a bucket."""
 KINDS = [*["record"] * 6, "transaction_marker", "aborted", "hole", "unreadable", "unread"]
-NAMES = ["fixed", "first", "stranger"]
-POLICIES = {"fixed": policy("fixed", floor=3, tombstones_optional=True), "first": policy("first", floor=None)}
+NAMES = ["fixed", "first", "grouped", "tabled", "stranger"]
+KNOWN = NAMES[:4]
+MAKERS = {"m1": 0, "m2": 777, None: -1_500}
+"""Who makes snapshots, and how far ahead their clocks are."""
+POLICIES = {
+    "fixed": policy("fixed", floor=3, tombstones_optional=True),
+    "first": policy("first", floor=None),
+    "grouped": policy("grouped", floor=None, group="g"),
+    "tabled": policy("tabled", floor=None, tombstones_optional=True),
+}
 FOUND = ["there", "there", "hole", "tombstone", "unreadable"]
 
 T = TypeVar("T")
@@ -97,6 +107,9 @@ class Both:
         self.complete: dict[str, int] = {}
         self.last: dict[str, Event] = {}
         self.types: Counter[str] = Counter()
+        self.tables: dict[str, Counter[int]] = {name: Counter() for name in NAMES}
+        """Rows of the sinks, by offset."""
+        self.sequence = 0
 
     # --- inputs -------------------------------------------------------------------------------------------------------
 
@@ -130,10 +143,10 @@ class Both:
         naive.forgotten_below = log.forgotten
 
     def receive(self, dice: Dice) -> None:
-        self.observe(dice, "received", dice.one_of(["fixed", "first"]))
+        self.observe(dice, "received", dice.one_of(KNOWN))
 
     def decide(self, dice: Dice) -> None:
-        self.observe(dice, "acknowledged", dice.one_of(["fixed", "first"]))
+        self.observe(dice, "acknowledged", dice.one_of(KNOWN))
 
     def catch_up(self, dice: Dice) -> None:
         """A sink receives most of what there is."""
@@ -141,25 +154,26 @@ class Both:
         if naive.end > naive.origin:
             spared = expand(runs(dice, naive.origin, naive.end)) if dice.number(0, 2) else set()
             said = runs_of(set(range(naive.origin, naive.end)) - spared)
-            self.say(Observation(dice.one_of(["fixed", "first"]), said, claim=naive.end if dice.number(0, 3) == 0 else None))
+            self.say(Observation(dice.one_of(KNOWN), said, claim=naive.end if dice.number(0, 3) == 0 else None))
 
     def observe(self, dice: Dice, status: str | None = None, name: str | None = None) -> None:
         naive = self.naive
         if naive.end <= naive.origin:
             return
         status = status or dice.one_of(["received", "quarantined", "unobserved", "acknowledged"])
+        name = name or dice.one_of([*NAMES, *KNOWN])
         said = runs(dice, max(naive.origin - 5, 0), naive.end)
         claim, undo = None, False
         if status == "acknowledged":
             undo = dice.one_of([True, False, False])
             said = dice.one_of([said, ((naive.origin, naive.end),)])
-        elif dice.number(0, 9) == 0:
+        elif dice.number(0, 1 if name == "grouped" else 9) == 0:
             claim = dice.number(0, naive.end)
             said = dice.one_of([said, ()]) if status == "received" else said
         source = dice.one_of([None, "a", "b"])
         self.say(
             Observation(
-                name or dice.one_of([*NAMES, *NAMES[:2]]),
+                name,
                 said,
                 Status(status),
                 claim,
@@ -177,6 +191,62 @@ class Both:
         assert self.ledger.observe(record, said, self.now)
         assert not self.ledger.observe(record, said, self.now)
         self.naive.observe(said, self.now + SKEW, self.now)
+
+    # --- snapshots ----------------------------------------------------------------------------------------------------
+
+    def check(self, dice: Dice) -> None:
+        """A table gets rows, or loses some; then it is asked for all of them, or for some more of what it was asked for."""
+        naive = self.naive
+        if naive.end <= naive.origin:
+            return
+        name = dice.one_of(["tabled"] * 12 + NAMES)
+        rows = self.tables[name]
+        self.change(dice, rows)
+        if dice.number(0, 3):
+            self.pass_time(dice.one_of([1, 2, 5]) * TICK, heard=dice.one_of([True, False]))
+        sink = naive.sinks.get(name)
+        settled = naive.origin if sink is None or sink.settled is None else sink.settled
+        first = dice.one_of([settled, settled, naive.origin, dice.number(naive.origin, naive.end - 1)])
+        stop = dice.one_of([naive.end, naive.end, naive.end + 3, dice.number(naive.origin, naive.end)])
+        cut = dice.number(first, max(first, stop))
+        maker = dice.one_of(["m1"] * 8 + list(MAKERS))
+        last_ms = self.ledger.sinks[name].snapshots.last_ms if name in self.ledger.sinks else None
+        at = dice.one_of([self.now + MAKERS[maker]] * 6 + [last_ms or self.now, self.now - 3 * TICK])
+        for low, high in ((first, cut), (cut, stop)) if dice.number(0, 1) else ((first, stop),):
+            if low < high:
+                self.state_all(dice, name, maker, rows, Snapshot(low, high, 0, at))
+
+    def change(self, dice: Dice, rows: Counter[int]) -> None:
+        naive = self.naive
+        for offset in [o for o in rows if o >= naive.end]:
+            del rows[offset]
+        match dice.number(0, 5):
+            case 0 | 1 | 2:
+                spared = expand(runs(dice, naive.origin, naive.end)) if dice.number(0, 1) else set()
+                stop = dice.number(naive.origin, naive.end)
+                rows.update({o: 1 for o in range(naive.origin, stop) if o not in rows and o not in spared})
+            case 3:
+                for offset in expand(runs(dice, naive.origin, naive.end)):
+                    rows[offset] += dice.one_of([1, 1, 2, 11])
+            case 4:
+                for offset in expand(runs(dice, naive.origin, naive.end)):
+                    del rows[offset]
+
+    def state_all(self, dice: Dice, name: str, maker: str | None, rows: Mapping[int, int], snapshot: Snapshot) -> None:
+        there = {o: count for o, count in rows.items() if snapshot.first <= o < snapshot.stop and o < self.naive.end}
+        levels = [runs_of(o for o, count in there.items() if count >= least) for least in range(2, 2 + DOUBLED_MAX)]
+        snapshot = replace(snapshot, rows=sum(there.values()), doubled=tuple(takewhile(bool, levels)))
+        self.sequence += dice.one_of([1, 1, 1, 0])
+        sequence = None if maker is None else self.sequence
+        claim = dice.number(0, self.naive.end) if dice.number(0, 19) == 0 else None
+        said = Observation(name, runs_of(there), claim=claim, source=maker, sequence=sequence, snapshot=snapshot)
+        sink = self.ledger.sinks.get(name)
+        known = None if sink is None or claim is not None or is_news(sink, said, self.ledger.log) else matter_of(sink)
+        self.say(said)
+        if known is not None:
+            assert sink is not None
+            assert matter_of(sink) == known, "what is no news changes nothing"
+            self.types["no news"] += 1
 
     def vanish(self, dice: Dice) -> None:
         naive = self.naive
@@ -274,6 +344,16 @@ class Both:
         self.ledger.configure(policies, self.now)
         self.naive.configure(policies)
 
+    def forget_sink(self, dice: Dice) -> None:
+        """Somebody orders that a sink is forgotten; one that stands in a configuration is not."""
+        name = dice.one_of(NAMES)
+        position = self.ledger.observed_to
+        assert self.ledger.observe(ObservationRead(position, position, self.now + SKEW, b""), Drop(name, "me"), self.now)
+        self.naive.broker_ms = max(self.now + SKEW, self.naive.broker_ms or 0)
+        self.naive.forget(name)
+        if name not in self.naive.sinks:
+            self.complete.pop(name, None)
+
     def flush(self, dice: Dice) -> None:
         """What changed is written; perhaps another worker takes over from what is written."""
         reload = dice.one_of([True, False])
@@ -338,6 +418,7 @@ class Both:
         assert (real.floor, real.settled, real.horizon, real.heard) == (sink.floor, sink.settled, sink.horizon, sink.heard)
         assert (real.observed, real.duplicates, real.absent_observed) == (sink.observed, sink.duplicates, sink.absent_observed)
         assert expand(real.untold_duplicates) == sink.untold_duplicates
+        assert (real.sources.claims, real.sources.behind) == (sink.claims, sink.behind)
         lowest = self.naive.forgotten_below if sink.floor is None else sink.floor
         expected = {offset: state for offset, state in sink.states.items() if offset >= lowest}
         for offset in range(max(self.naive.origin, lowest), self.naive.read):
@@ -350,6 +431,15 @@ class Both:
         assert states_of(self.ledger, real) == expected
         by_reason = {reason: len(sink.open(state)) for state, reason in EXPLAINED.items()}
         assert {str(reason): offsets.count for reason, offsets in real.explained.items()} == by_reason
+
+
+def matter_of(sink: SinkState) -> dict[str, object]:
+    """All that is known of a sink but when it was said, by whom, and what is kept to count rows once."""
+    known = plain(sink)
+    for name in ("last_ms", "maker", "older_ms", "newer_ms", "absent", "doubled"):
+        del known["snapshots"][name]
+    idle = {"sources", "silent_ms"} if sink.floor is None else {"sources", "silent_ms", "lowest"}
+    return {name: what for name, what in known.items() if name not in idle}
 
 
 def as_told(event: Event) -> Told:
@@ -366,7 +456,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def input(self, data: st.DataObject) -> None:
-        self.step(data, [self.both.read, self.both.receive, self.both.catch_up, self.both.observe, self.both.decide])
+        self.step(data, [self.both.read, self.both.receive, self.both.catch_up, self.both.check, self.both.observe, self.both.decide])
 
     @rule(data=st.data())
     def judge(self, data: st.DataObject) -> None:
@@ -375,7 +465,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def disturb(self, data: st.DataObject) -> None:
         both = self.both
-        self.step(data, [both.flush, both.vanish, both.truncate, both.configure, both.recreate, both.doubt])
+        self.step(data, [both.flush, both.vanish, both.truncate, both.configure, both.recreate, both.doubt, both.forget_sink])
 
     def step(self, data: st.DataObject, steps: list[Callable[[Dice], None]]) -> None:
         dice = Drawn(data)
@@ -387,6 +477,7 @@ WEIGHTS: dict[Callable[[Both, Dice], None], int] = {
     Both.read: 20,
     Both.receive: 16,
     Both.catch_up: 6,
+    Both.check: 24,
     Both.observe: 18,
     Both.decide: 8,
     Both.vanish: 4,
@@ -399,6 +490,7 @@ WEIGHTS: dict[Callable[[Both, Dice], None], int] = {
     Both.truncate: 2,
     Both.doubt: 1,
     Both.configure: 2,
+    Both.forget_sink: 2,
 }
 
 
@@ -427,9 +519,10 @@ def test_ledger_equals_the_naive_model_in_long_lives(seed: int, request: pytest.
 
 def test_lives_tell_every_event() -> None:
     """The comparison proves nothing of what never happens in it."""
-    told = sum((run(seed, 150) for seed in range(12)), Counter[str]())
+    told = sum((run(seed, 150) for seed in range(18)), Counter[str]())
     causes = ("not_received", "expired", "vanished", "unreadable")
     wanted = {f"{kind} {cause}" for kind in ("gap.opened", "gap.filled", "gap.explained", "gap.acknowledged") for cause in causes}
     wanted |= {"gap.expired expired", "gap.opened log_hole", "gap.explained log_hole", "gap.explained", "gap.acknowledged"}
-    wanted |= {"duplicate.detected", "log.unread", "log.unreadable", "log.truncated", "log.recreated", "sink.removed"}
+    wanted |= {"duplicate.detected", "log.unread", "log.unreadable", "log.truncated", "log.recreated"}
+    wanted |= {"sink.removed", "sink.rewound", "no news"}
     assert wanted <= set(told)

@@ -12,7 +12,7 @@ from pyroaring import BitMap
 
 from stream_app.core.codec import encode_runs
 from stream_app.core.model import CHUNK, Run
-from stream_app.core.offsets import END, FULL_RUNS, OffsetSet, bitmap_runs
+from stream_app.core.offsets import END, FULL_RUNS, OffsetSet, bitmap_runs, drop, take
 
 BORDERS = (0, CHUNK, 2 * CHUNK, 2**32, 2**40, END - CHUNK)
 
@@ -534,3 +534,14 @@ class AgainstPlainSets(RuleBasedStateMachine):
 
 TestAgainstPlainSets = AgainstPlainSets.TestCase
 TestAgainstPlainSets.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
+
+
+@given(st.sets(st.integers(0, 3 * CHUNK), max_size=40), st.sets(st.integers(0, 3 * CHUNK), max_size=40))
+def test_take_and_drop(source: set[int], other: set[int]) -> None:
+    offsets, known = OffsetSet(runs_of(source)), OffsetSet(runs_of(other))
+    assert_is(take(offsets, known), source & other)
+    assert_is(offsets, source - other)
+    again = OffsetSet(runs_of(source))
+    drop(again, known)
+    assert_is(again, source - other)
+    assert_is(known, other)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from stream_app.core import state as state_module
 from stream_app.core.ledger import Ledger
-from stream_app.core.model import Absent, Cause, Look, Status
+from stream_app.core.model import Absent, Cause, Look, Snapshot, Status
 from stream_app.core.offsets import OffsetSet
 from stream_app.core.sink import Policy
-from stream_app.core.state import VERSION, Changes, Clock, Head, SinkGaps, SinkHead, StateCodec, StateError
+from stream_app.core.state import VERSION, Changes, Clock, Head, SinkGaps, SinkHead, SnapshotsHead, StateCodec, StateError
 from tests.core.strategies import BASE, GRACE, OTHER_ID, SKEW, TOPIC_ID, Rig, log_read, plain, policy
 
 PREFIX = struct.Struct(">IB16sB")
@@ -77,7 +77,16 @@ def rich() -> Rig:
     rig.sink().stalled, rig.sink().absent_observed, rig.sink("first").absent_observed = True, 2, 3
     rig.sink().complete_ms = BASE
     rig.sink().doubted_to = 9
-    ledger.partitions, ledger.unnamed_to = 3, 2
+    for sequence, claim in enumerate((45, 41)):
+        rig.observe(sink="first", claim=claim, source="group:g", sequence=sequence)
+    rig.sink("first").awaited = 4
+    rig.sink("first").checks.unknown["group"] = "it does not answer"
+    doubled = tuple(((30 + level, 33 + level),) for level in range(8))
+    for at, first in ((60, 30), (70, 33), (80, 36)):
+        rig.observe((first, 42), source="table:me", sequence=at, snapshot=Snapshot(30, 44, 20, at, doubled))
+    rig.observe((99, 100), sink="stranger")
+    ledger.dropped["gone"] = 17
+    ledger.partitions, ledger.unnamed_to, ledger.reborn, ledger.mirrored = 3, 2, True, {"s/topic:t/0": (7, 9, bytes(16))}
     return rig
 
 
@@ -120,13 +129,31 @@ def test_no_field_can_be_dropped(kind: bytes, name: str) -> None:
         if kind_of(key) == kind:
             decoded = msgspec.msgpack.decode(value, type=STRUCTS[kind])
             known = getattr(decoded, name)
-            setattr(decoded, name, None if known == NOTHING[type(known)] else NOTHING[type(known)])
+            nothing = NOTHING.get(type(known))
+            setattr(decoded, name, None if known == nothing else nothing)
             try:
                 without = load({**stored, key: msgspec.msgpack.encode(decoded)})
                 differing.append(plain(without) != plain(rig.ledger))
             except StateError:
                 differing.append(True)
     assert any(differing)
+
+
+@pytest.mark.parametrize("name", SnapshotsHead.__struct_fields__)
+def test_no_field_of_snapshots_can_be_dropped(name: str) -> None:
+    rig = rich()
+    rig.sink().snapshots.agreed_to = 60
+    stored = dump(rig.ledger)
+    (key,) = (key for key in stored if kind_of(key) == SINK and key.endswith(b"s") and not key.endswith(b"ters"))
+    decoded = msgspec.msgpack.decode(stored[key], type=SinkHead)
+    assert decoded.snapshots is not None
+    setattr(decoded.snapshots, name, NOTHING[type(getattr(decoded.snapshots, name))])
+    changed = {**stored, key: msgspec.msgpack.encode(decoded)}
+    if name == "sampled_ms":
+        with pytest.raises(StateError, match="times of them"):
+            load(changed)
+    else:
+        assert plain(load(changed)) != plain(rig.ledger)
 
 
 def test_no_set_can_be_dropped() -> None:

@@ -80,7 +80,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
 
 
 def test_all_that_was_injected_is_detected_and_nothing_else(start: Callable[..., Demo]) -> None:
-    demo = start("--seconds", "20", "--json", "--seed", "5")
+    demo = start("--seconds", "22", "--json", "--seed", "5")
     status, out, err = demo.end()
     assert err == ""
     (line,) = out.splitlines()
@@ -91,13 +91,13 @@ def test_all_that_was_injected_is_detected_and_nothing_else(start: Callable[...,
         found["injected"], key=lambda fault: (fault["topic"], fault["partition"], fault["first_offset"], fault["kind"])
     )
     counts = Counter(fault["kind"] for fault in found["injected"])
-    assert set(counts) == {"lost", "late", "duplicate", "quarantined"}
+    assert set(counts) == {"lost", "late", "duplicate", "quarantined", "vanished"}
     assert (found["ok"], found["seed"], status) == (True, 5, 0)
     assert demo.traces() == []
 
 
 def test_without_its_worker_it_fails_at_once_and_says_why(start: Callable[..., Demo]) -> None:
-    demo = start("--seconds", "20", "--json", "--seed", "5")
+    demo = start("--seconds", "22", "--json", "--seed", "5")
     os.kill(demo.worker(), signal.SIGKILL)
     status, out, err = demo.end()
     assert status == 1

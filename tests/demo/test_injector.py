@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream_app.demo import warehouse
 from stream_app.demo.faults import Fault, Kind
-from stream_app.demo.injector import Injected, Injector, Report, Step
+from stream_app.demo.injector import Injected, Injector, Removed, Report, Step
 from stream_app.demo.plan import RATE, Plan, Schedule
 
-PARTITIONS = (("orders", 0), ("orders", 1), ("payments", 0))
+PARTITIONS = (("orders", 0), ("orders", 1), ("payments", 0), (warehouse.TOPIC, 0))
 
 
 @dataclass
@@ -20,6 +21,7 @@ class Played:
 
     received: dict[tuple[str, int, int], list[float]] = field(default_factory=dict)
     quarantined: set[tuple[str, int, int]] = field(default_factory=set)
+    removed: set[tuple[str, int, int]] = field(default_factory=set)
     injected: list[tuple[Fault, float]] = field(default_factory=list)
 
     def take(self, steps: list[Step], now_s: float) -> None:
@@ -27,6 +29,10 @@ class Played:
             match step:
                 case Injected(fault):
                     self.injected.append((fault, now_s))
+                case Removed(topic, partition, first, stop):
+                    gone = {(topic, partition, offset) for offset in range(first, stop)}
+                    assert all(now_s - self.received[at][0] > 4 for at in gone), "seen in the table before"
+                    self.removed |= gone
                 case Report(topic, partition, first, stop, quarantined):
                     for offset in range(first, stop):
                         if quarantined:
@@ -55,12 +61,13 @@ def planned(plan: Plan, seconds: float) -> list[Fault]:
 def check_reports(plan: Plan, played: Played, seconds: float) -> None:
     """Every record was reported as the list of what was injected says, and all others once."""
     kinds = {(f.topic, f.partition, offset): f.kind for f, _ in played.injected for offset in range(f.first, f.stop)}
-    times = {None: 1, Kind.LOST: 0, Kind.LATE: 1, Kind.DUPLICATE: 2, Kind.QUARANTINED: 0}
+    times = {None: 1, Kind.LOST: 0, Kind.LATE: 1, Kind.DUPLICATE: 2, Kind.QUARANTINED: 0, Kind.VANISHED: 1}
     for topic, partition in plan.partitions:
         for offset in range(int(seconds * RATE)):
             at = (topic, partition, offset)
             assert len(played.received.get(at, ())) == times[kinds.get(at)]
             assert (at in played.quarantined) == (kinds.get(at) is Kind.QUARANTINED)
+            assert (at in played.removed) == (kinds.get(at) is Kind.VANISHED)
 
 
 @settings(max_examples=10)

@@ -14,12 +14,14 @@ from aiokafka.record.memory_records import MemoryRecords
 from confluent_kafka import Producer
 from rich.console import Console
 
-from stream_app.demo import guard
+from stream_app.cli.main import main
+from stream_app.demo import guard, run, warehouse
 from stream_app.demo.broker import EmbeddedBroker
 from stream_app.demo.faults import Fault, Kind
 from stream_app.demo.overlook import with_checksums
 from stream_app.demo.screen import Lines, picture
 from stream_app.demo.state import Outcome, State
+from stream_app.errors import Unavailable
 
 LOST = Fault(Kind.LOST, "orders", 1, 5, 10)
 LATE = Fault(Kind.LATE, "orders", 1, 20, 21)
@@ -64,7 +66,7 @@ def test_a_fault_is_detected_whichever_of_both_is_heard_first() -> None:
     assert row.delay_s == 2.0
     state.note_seen(LATE, 14.0)
     assert state.note_injected(LATE, 15.0).delay_s == 0.0
-    assert state.told == {Kind.LOST: 1, Kind.LATE: 1, Kind.DUPLICATE: 0, Kind.QUARANTINED: 0}
+    assert state.told == {**dict.fromkeys(Kind, 0), Kind.LOST: 1, Kind.LATE: 1}
 
 
 def test_json_is_sorted_and_closed() -> None:
@@ -115,6 +117,25 @@ def test_lines_for_pipes_are_plain(capsys: pytest.CaptureFixture[str]) -> None:
     assert said[0] == "running: worker http://127.0.0.1:6099, seed 7, Ctrl-C stops it"
     assert said[1].endswith("injected lost: orders partition 1 offsets 5-9")
     assert said[2].endswith("detected lost: orders partition 1 offsets 5-9, after 1.5 s")
+
+
+def test_without_clickhouse_it_says_so_and_runs_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    ran: list[run.Options] = []
+
+    def demo(options: run.Options, view: run.View) -> Outcome:
+        ran.append(options)
+        return Outcome(State(options.seed, "http://127.0.0.1:1", options.seconds), None)
+
+    monkeypatch.setattr(warehouse, "is_installed", lambda: False)
+    monkeypatch.setattr(run, "run", demo)
+    assert main(["demo", "--json", "--seed", "5"]) == 0
+    assert [(options.clickhouse, options.seconds) for options in ran] == [(False, 30)]
+    assert "pip install 'gapstream[demo]'" in capsys.readouterr().err
+
+
+def test_a_clickhouse_that_is_gone_is_told() -> None:
+    with pytest.raises(Unavailable, match="the embedded ClickHouse does not answer"):
+        warehouse.create(1)
 
 
 def test_the_guard_kills_what_is_left_and_removes_the_folder(tmp_path: Path) -> None:

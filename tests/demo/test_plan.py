@@ -8,17 +8,19 @@ from collections.abc import Iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream_app.demo import warehouse
 from stream_app.demo.faults import Fault, Kind
-from stream_app.demo.plan import RATE, SECONDS_MIN, SLOT, Plan, Schedule
+from stream_app.demo.plan import BLOCK, RATE, SECONDS_MIN, SLOT, Plan, Schedule
 
-PARTITIONS = tuple((topic, number) for topic in ("orders", "payments") for number in range(4))
+WITHOUT_TABLE = tuple((topic, number) for topic in ("orders", "payments") for number in range(4))
+PARTITIONS = (*WITHOUT_TABLE, *((warehouse.TOPIC, number) for number in range(4)))
 
 seeds = st.integers(0, 2**63 - 1)
 lengths = st.integers(SECONDS_MIN, 300)
 
 
-def plan(seed: int, seconds: float | None) -> Plan:
-    return Plan(seed, PARTITIONS, Schedule(seconds))
+def plan(seed: int, seconds: float | None, partitions: tuple[tuple[str, int], ...] = PARTITIONS) -> Plan:
+    return Plan(seed, partitions, Schedule(seconds))
 
 
 def faults(plan: Plan, seconds: float) -> Iterator[Fault]:
@@ -48,12 +50,26 @@ def test_each_kind_is_there(seed: int, seconds: int) -> None:
 
 @settings(max_examples=50)
 @given(seeds, lengths)
+def test_without_a_table_nothing_vanishes_and_the_rest_is_there(seed: int, seconds: int) -> None:
+    made = plan(seed, seconds, WITHOUT_TABLE)
+    assert set(made.kinds) == set(Kind) - {Kind.VANISHED}
+    assert {fault.kind for fault in faults(made, seconds)} == set(made.kinds)
+
+
+def test_a_table_loses_whole_blocks_and_nothing_of_it_is_late() -> None:
+    of_table = [fault for fault in faults(plan(1, None), 300) if fault.topic == warehouse.TOPIC]
+    assert {fault.stop - fault.first for fault in of_table if fault.kind is Kind.LOST} > {BLOCK, 1}
+    assert {fault.kind for fault in of_table} == set(Kind) - {Kind.LATE}
+
+
+@settings(max_examples=50)
+@given(seeds, lengths)
 def test_nothing_is_planned_that_could_not_be_judged(seed: int, seconds: int) -> None:
     made = plan(seed, seconds)
     for fault in faults(made, seconds * 2):
-        assert fault.stop / RATE <= made.schedule.last_s(fault.kind)
-        done_s = fault.stop / RATE + (made.schedule.late_after_s if fault.kind is Kind.LATE else 0)
-        assert done_s + 6 <= seconds
+        assert fault.stop / RATE <= made.schedule.last_s(fault.kind, fault.topic)
+        done_s = fault.stop / RATE + made.schedule.wait_s(fault.kind)
+        assert done_s + (9 if fault.topic == warehouse.TOPIC else 6) <= seconds
 
 
 @settings(max_examples=50)
@@ -72,5 +88,5 @@ def test_a_fault_is_the_same_from_whichever_offset_it_is_asked(seed: int, offset
 
 
 def test_a_run_without_end_goes_on_with_every_kind() -> None:
-    far = [plan(1, None).slot(number) for number in range(1_000_002, 1_000_010)]
+    far = [plan(1, None).slot(number) for number in range(1_000_002, 1_000_012)]
     assert Counter(fault.kind for fault in far if fault is not None) == dict.fromkeys(Kind, 2)

@@ -50,6 +50,16 @@ def test_each_kind_is_known_by_its_events() -> None:
     assert sightings.trouble is None
 
 
+def test_what_a_table_had_has_vanished_until_it_is_restored() -> None:
+    alerts, sightings = Alerts(), Sightings()
+    vanished = Fault(Kind.VANISHED, "orders", 0, 5, 10)
+    assert sightings.note(alerts.event("gap.opened", (5, 9), cause="vanished")) == [vanished]
+    sightings.note(alerts.event("gap.opened", (10, 11), cause="not_received"))
+    assert sightings.faults() == [vanished, Fault(Kind.LOST, "orders", 0, 10, 12)]
+    sightings.note(alerts.event("gap.filled", (5, 8), cause="vanished"))
+    assert Fault(Kind.VANISHED, "orders", 0, 9, 10) in sightings.faults()
+
+
 def test_one_fault_told_in_several_events_is_one_fault() -> None:
     alerts, sightings = Alerts(), Sightings()
     for offset in (7, 5, 6):

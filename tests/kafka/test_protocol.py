@@ -43,6 +43,8 @@ NAMES = {
     Api.FETCH: "Fetch",
     Api.LIST_OFFSETS: "ListOffsets",
     Api.METADATA: "Metadata",
+    Api.OFFSET_FETCH: "OffsetFetch",
+    Api.FIND_COORDINATOR: "FindCoordinator",
     Api.API_VERSIONS: "ApiVersions",
     Api.OFFSET_FOR_LEADER_EPOCH: "OffsetForLeaderEpoch",
 }

@@ -2,80 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import textwrap
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import TopicPartition
 from kafka_cluster import KafkaCluster
 
-import gapstream_sidecar
 from gapstream_sidecar import Sidecar
+from tests.sidecar.watched import PATIENCE_S, Watched, consume, run
 from tests.support.kafka_kit import KafkaKit
-
-APP = "gapstream"
-PATIENCE_S = 30.0
-SOURCES = Path(gapstream_sidecar.__file__).parent.parent
-
-
-class Watched:
-    """A topic and its observations topic, and what makes clients of both."""
-
-    def __init__(self, kit: KafkaKit, partitions: int, observations: bool = True) -> None:
-        self.kit = kit
-        self.partitions = partitions
-        self.topic = kit.make_topic(partitions)
-        self.opened = ExitStack()
-        if observations:
-            self.make_observations()
-
-    @property
-    def observations(self) -> str:
-        return f"{APP}.observations.{self.topic}"
-
-    def make_observations(self) -> None:
-        config = {"message.timestamp.type": "LogAppendTime"}
-        self.kit.make_topic(self.partitions, config, name=self.observations)
-
-    def sidecar(self, **options: Any) -> Sidecar:
-        options = {"sink": "billing", "app_id": APP, "observe_before_commit": 10, **options}
-        sidecar = Sidecar({"bootstrap.servers": self.kit.bootstrap}, **options)
-        self.opened.callback(sidecar.close)
-        return sidecar
-
-    def consumer(self, sidecar: Sidecar, group: str | None = None, **options: Any) -> Consumer:
-        conf = {
-            "bootstrap.servers": self.kit.bootstrap, "group.id": group or uuid.uuid4().hex, "enable.auto.commit": False,
-            "auto.offset.reset": "earliest", "fetch.wait.max.ms": 20, "log_level": 2, **options,
-        }  # fmt: skip
-        consumer = sidecar.wrap(Consumer(conf), conf)
-        self.opened.callback(consumer.close)
-        return consumer
-
-    def said(self, partition: int = 0) -> list[dict[str, Any]]:
-        """The observations of one partition, in order."""
-        found = []
-        for message in self.kit.read(self.observations, partition):
-            value = message.value()
-            assert value is not None
-            found.append(json.loads(value))
-        return found
-
-    def runs(self, partition: int = 0) -> list[list[list[int]]]:
-        return [one["runs"] for one in self.said(partition)]
-
-    def receipts(self, partition: int) -> Counter[int]:
-        """Offset -> how many observations cover it."""
-        return Counter(offset for runs in self.runs(partition) for first, last in runs for offset in range(first, last + 1))
 
 
 @pytest.fixture
@@ -88,16 +28,6 @@ def watch(kit: KafkaKit) -> Iterator[Callable[..., Watched]]:
             return made
 
         yield make
-
-
-def consume(consumer: Consumer, number: int) -> list[Any]:
-    """Exactly that many records."""
-    found: list[Any] = []
-    deadline = time.monotonic() + PATIENCE_S
-    while len(found) < number:
-        assert time.monotonic() < deadline, f"{len(found)} of {number} records within {PATIENCE_S:g} s"
-        found += [one for one in consumer.consume(number - len(found), 0.2) if one.error() is None]
-    return found
 
 
 def test_commits_are_observed_before_they_are_made(watch: Callable[..., Watched], kit: KafkaKit) -> None:
@@ -215,7 +145,6 @@ def test_a_rebalance_forgets_what_was_not_committed(watch: Callable[..., Watched
     assert partition in revoked
     assert [message.offset() for message in moved] == [5, 6, 7, 8, 9]
     new.commit(asynchronous=False)
-    old.commit(offsets=[TopicPartition(watched.topic, partition, 10)])  # no longer its own: forgotten
     assert stay.flush(PATIENCE_S)
     assert [(one["source"], one["runs"]) for one in watched.said(partition)] == [(stay.source, [[0, 4]]), (come.source, [[5, 9]])]
 
@@ -313,14 +242,6 @@ def test_no_broker_at_all(caplog: pytest.LogCaptureFixture) -> None:
     sidecar.close(timeout=0.5)
     assert time.monotonic() - began < 20
     assert sum("gapstream_sidecar" in record.name for record in caplog.records) < 10
-
-
-def run(script: str, *arguments: str, timeout: float = 60) -> list[str]:
-    """What a program with a sidecar in it prints; it must end by itself, without an error."""
-    program = f"import sys\nsys.path.insert(0, {str(SOURCES)!r})\n{textwrap.dedent(script)}"
-    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False, timeout=timeout)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
 
 
 def test_the_end_of_the_interpreter_flushes(watch: Callable[..., Watched]) -> None:

@@ -11,8 +11,10 @@ import pytest
 from stream_app.service.backend import Backend
 from stream_app.service.explain import Explainer
 from stream_app.service.metrics import Counters, Metrics
+from stream_app.service.orders import Orders
 from stream_app.service.owners import OwnedPartitions
 from stream_app.service.view import StatusView
+from tests.web.kit import Observed
 
 
 class World:
@@ -25,6 +27,7 @@ class World:
         self.trouble: str | None = None
         self.view = StatusView({}, 300)
         self.view.loaded = True
+        self.orders = SimpleNamespace()
         metrics = Metrics(list, Counters(), self.view, lambda: 7)
         self.explained: list[Any] = []
         self.backend = Backend(
@@ -35,6 +38,8 @@ class World:
             lambda: 7,
             lambda: self.trouble,
             cast(Explainer, self),
+            cast(Orders, self.orders),
+            Observed(),
         )
 
     async def explain(self, *asked: Any, **options: Any) -> dict[str, Any]:
@@ -54,6 +59,18 @@ def world() -> World:
 
 def test_ready(world: World) -> None:
     assert world.reasons() == []
+
+
+async def test_a_sink_is_dropped_by_an_order(world: World) -> None:
+    given: list[tuple[str, str, str]] = []
+
+    async def drop(*order: str) -> int:
+        given.append(cast(tuple[str, str, str], order))
+        return 4
+
+    world.orders.drop = drop
+    assert await world.backend.drop_sink("orders", "old", "alice") == 4
+    assert given == [("orders", "old", "alice")]
 
 
 def test_draining(world: World) -> None:

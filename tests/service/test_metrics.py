@@ -117,6 +117,16 @@ def test_a_sink_heard_of_elsewhere_is_not_unknown_here() -> None:
     assert Scrape(row(heard=False), view=view).value("gapstream_sink_unknown") == 0
 
 
+def test_a_sink_that_is_awaited_where_it_never_was_is_stalled() -> None:
+    scrape = Scrape(row(heard=False, stalled=True, lag=None))
+    assert scrape.value("gapstream_sink_stalled") == 1
+    assert scrape.value("gapstream_sink_lag_records") is None
+
+
+def test_a_sink_whose_checks_fail_is_unknown() -> None:
+    assert Scrape(row(unknown="refused")).value("gapstream_sink_unknown") == 1
+
+
 def test_a_log_whose_end_is_not_read_makes_unknown() -> None:
     assert Scrape(row(end_read_ms=NOW - 300_001)).value("gapstream_sink_unknown") == 1
 
@@ -184,7 +194,15 @@ def test_what_the_process_counts() -> None:
     counters.flush_seconds.observe(0.02)
     counters.detection_delay_seconds("orders", "billing").observe(0.3)
     assert counters.detection_delay_seconds("orders", "billing") is counters.detection_delay_seconds("orders", "billing")
+    counters.table_checked("warehouse", 0.02, 8_192)
+    counters.table_checked("warehouse", 70.0, 8_000)
+    counters.table_failed("warehouse")
     scrape = Scrape(counters=counters)
+    assert scrape.value("gapstream_clickhouse_checks_total", sink="warehouse", outcome="ok") == 2
+    assert scrape.value("gapstream_clickhouse_checks_total", sink="warehouse", outcome="unknown") == 1
+    assert scrape.value("gapstream_clickhouse_check_seconds_bucket", sink="warehouse", le="60.0") == 1
+    assert scrape.value("gapstream_clickhouse_check_seconds_count", sink="warehouse") == 2
+    assert scrape.value("gapstream_clickhouse_rows_read_total", sink="warehouse") == 16_192
     assert scrape.value("gapstream_observations_total") == 12
     assert scrape.value("gapstream_observations_rejected_total", reason="malformed") == 2
     assert scrape.value("gapstream_alerts_total", type="gap.opened") == 3
@@ -208,6 +226,7 @@ def full(**options: Any) -> Scrape:
     """With at least one sample of every series."""
     counters = Counters(alerts_total={"gap.opened": 1}, observations_rejected_total={"malformed": 1}, state_bytes={"orders": 1})
     counters.detection_delay_seconds("orders", "billing").observe(1)
+    counters.table_checked("warehouse", 0.1, 8_192)
     one = row(explained={"quarantined": 1}, expires_at_ms=NOW, oldest_gap_opened_at_ms=NOW, last_stable_offset=90, open_since_ms=NOW)
     return Scrape(one, counters=counters, **options)
 
@@ -257,7 +276,7 @@ class TestDocs:
 
 def test_no_offset_gap_or_client_id_is_a_label() -> None:
     labels = {name for family in full().families.values() for sample in family.samples for name in sample.labels}
-    assert labels == {"topic", "partition", "sink", "cause", "type", "reason", "version", "le"}
+    assert labels == {"topic", "partition", "sink", "cause", "type", "reason", "version", "le", "outcome"}
 
 
 @pytest.mark.parametrize("granularity", ["partition", "topic"])

@@ -221,7 +221,7 @@ async def test_floors(bench: Bench, floor: str, expected: int | None) -> None:
 
 async def test_the_configuration_reaches_the_ledger(bench: Bench) -> None:
     bench.lateness_ms = 4_000
-    bench.port.facts_now = TopicFacts(TOPIC_ID, OBSERVATIONS_ID, 1, True, 86_400_000)
+    bench.port.facts_now = TopicFacts(TOPIC_ID, OBSERVATIONS_ID, 1, 1, True, 86_400_000)
     owner = await bench.begun()
     assert owner.ledger is not None
     assert (owner.ledger.lateness_ms, owner.ledger.retention_ms, owner.ledger.log.ever_compacted) == (4_000, 86_400_000, True)

@@ -11,11 +11,15 @@ import pytest
 import yaml
 
 from stream_app.config import Config, load
+from stream_app.core.model import Status
 from stream_app.core.sink import Policy
 from stream_app.kafka.protocol import Isolation
 from stream_app.kafka.topics import InternalTopics
 from stream_app.service.plan import plan
 from stream_app.service.port import Reading
+from stream_app.service.tables import Rules
+from stream_app.sinks.clickhouse import Layout
+from stream_app.sinks.copies import SourceHeaders
 
 LoadConfig = Callable[..., Config]
 
@@ -72,6 +76,61 @@ def test_everything_given_arrives(load_config: LoadConfig) -> None:
     )
     assert orders.rules.policies["audit"].tombstones_optional is False
     assert made.topics["plain"].rules.policies == {}
+
+
+def test_groups(load_config: LoadConfig) -> None:
+    sinks = {"legacy": {"type": "group", "group": "loader"}, "billing": {"type": "consumer", "group": "billing/{topic}: v2"}}
+    made = plan(load_config(topics={"/orders-.*/": {"sinks": sinks}}, app={"unknown_after": "1m", "forget_after": "2d"}), ["orders-eu"])
+    rules = made.topics["orders-eu"].rules
+    assert rules.policies == {
+        "legacy": Policy("legacy", group="loader", inferred=True, checks=("group",)),
+        "billing": Policy("billing", group="billing/orders-eu: v2", checks=("group",)),
+    }
+    assert (rules.unknown_after_ms, rules.forget_after_ms) == (60_000, 2 * 86_400_000)
+    assert made.groups == {"loader", "billing/orders-eu: v2"}
+
+
+def test_tables(load_config: LoadConfig) -> None:
+    sink = {
+        "type": "clickhouse", "url": "https://me:pw@ch:8443/x", "password": "secret", "database": "dwh", "table": "raw_{topic}",
+        "every": "20s", "sweep": "1h", "verify": "1d", "group": "ch-{topic}", "quarantine": {"table": "bad_{topic}"},
+        "where": "kind = '{topic}'",
+        "columns": {"preset": "kafka_engine", "timestamp": None}, "duplicates": "final", "settings": {"max_threads": "2"},
+    }  # fmt: skip
+    made = plan(load_config(topics={"orders": {"sinks": {"warehouse": sink, "billing": {"type": "consumer"}}}}))
+    assert made.topics["orders"].rules.policies["warehouse"] == Policy(
+        "warehouse", grace_ms=30_000, tombstones_optional=True, group="ch-orders", checks=("group", "table")
+    )
+    (table,) = made.topics["orders"].tables
+    assert table.rules == Rules("orders", "warehouse", every_s=20, sweep_s=3_600, verify_ms=86_400_000)
+    assert table.layout == Layout(
+        "dwh", "raw_orders", "_offset", "_topic", "_partition", None, "kind = 'orders'", "bad_orders", duplicates="final"
+    )
+    assert (table.client.url, table.client.password, table.client.query_s) == ("https://me:pw@ch:8443/x", "secret", 60)
+    assert table.client.settings == {"max_threads": "2"}
+
+
+def test_copies(load_config: LoadConfig) -> None:
+    sinks = {
+        "near": {"type": "topic", "topic": "{topic}-copy", "quarantine": {"topic": "dlq"}, "group": "copier"},
+        "far": {"type": "topic", "topic": "copy", "kafka": {"bootstrap.servers": "far:9"}, "headers": {"topic": "t"}},
+    }
+    made = plan(load_config(topics={"orders": {"sinks": sinks}}))
+    far, near, letters = made.topics["orders"].copies
+    assert [(one.sink, one.status, one.reason, one.where.topic) for one in (near, letters, far)] == [
+        ("near", Status.RECEIVED, None, "orders-copy"),
+        ("near", Status.QUARANTINED, "in dlq", "dlq"),
+        ("far", Status.RECEIVED, None, "copy"),
+    ]
+    assert letters.where.headers == SourceHeaders(*(f"__connect.errors.{name}" for name in ("topic", "partition", "offset")))
+    assert far.where.headers == SourceHeaders("t", "source.partition", "source.offset")
+    assert far.where.settings.bootstrap_servers == (("far", 9),)
+    assert far.where.conf["bootstrap.servers"] == "far:9"
+    assert near.where.settings == letters.where.settings == made.reader
+    assert made.topics["orders"].rules.policies == {
+        "near": Policy("near", group="copier", mirrored=True, checks=("group", "copies", "dead letters")),
+        "far": Policy("far", mirrored=True, checks=("copies",)),
+    }
 
 
 def test_patterns_mean_topics_that_exist(load_config: LoadConfig) -> None:

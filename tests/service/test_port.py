@@ -89,13 +89,18 @@ def world() -> World:
 @pytest.fixture
 def port(world: World, clock: Clock) -> KafkaPort:
     readings = {"orders": Reading(Isolation.READ_UNCOMMITTED, False)}
+    reader, topics, names = cast(LogReader, world), cast(Topics, world), {"orders": NAMES}
     return KafkaPort(
-        SETTINGS, cast(LogReader, world), cast(Topics, world), {"orders": NAMES}, readings, clock, world.seek, lambda topic: world.rows
+        SETTINGS, reader, topics, names, readings, clock, world.seek, lambda topic: world.rows, lambda topic, incarnation: {incarnation: 1}
     )
 
 
+def test_how_far_copies_were_read_is_asked_by_incarnation(port: KafkaPort) -> None:
+    assert port.copied("orders", TOPIC_ID) == {topic_id_text(TOPIC_ID): 1}
+
+
 async def test_facts(port: KafkaPort, world: World) -> None:
-    assert await port.facts("orders") == TopicFacts(TOPIC_ID, OBSERVATIONS_ID, 3, False, 1_000)
+    assert await port.facts("orders") == TopicFacts(TOPIC_ID, OBSERVATIONS_ID, 3, 3, False, 1_000)
     assert world.journal == [("metadata", "orders", NAMES.observations), ("describe", "orders")]
 
 
@@ -147,6 +152,22 @@ async def test_how_many_partitions_there_were_at_first_sight(port: KafkaPort, wo
     assert await port.first_partitions("orders", TOPIC_ID) is None
     world.rows = [seen(0, 3), seen(1, 3), seen(3, 5), seen(4, 0), seen(2, 1, OBSERVATIONS_ID)]
     assert await port.first_partitions("orders", TOPIC_ID) == 3
+
+
+async def test_sinks_that_are_heard_of_are_looked_for_once_a_second(port: KafkaPort, world: World, clock: Clock) -> None:
+    assert port.heard_sinks("orders", TOPIC_ID) == frozenset(), "nobody knows before the status topic is read"
+    facts: dict[str, Any] = {"topic": "orders", "partition": 0, "configured": True, "updated_at_ms": 0}
+    now, before = topic_id_text(TOPIC_ID), topic_id_text(OBSERVATIONS_ID)
+    world.rows = [
+        Row(**facts, sink="billing", heard=True, incarnation=now),
+        Row(**facts, sink="silent", heard=False, incarnation=now),
+        Row(**facts, sink="former", heard=True, incarnation=before),
+    ]
+    clock.now_ms += 999
+    assert port.heard_sinks("orders", TOPIC_ID) == frozenset()
+    clock.now_ms += 1
+    assert port.heard_sinks("orders", TOPIC_ID) == {"billing"}
+    assert port.heard_sinks("orders", OBSERVATIONS_ID) == {"former"}, "of another incarnation"
 
 
 async def test_ends(port: KafkaPort) -> None:

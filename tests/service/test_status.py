@@ -15,13 +15,14 @@ from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaConnectionError
 
 from stream_app.core import report
+from stream_app.core.codec import topic_id_text
 from stream_app.core.ledger import Ledger
 from stream_app.core.model import Gap, GapsRecord, Observation, ObservationRead, Status, StatusRecord, WorkerRecord
 from stream_app.core.sink import Policy
 from stream_app.kafka.writer import OutRecord
 from stream_app.service import status as status_module
 from stream_app.service.metrics import Counters
-from stream_app.service.status import Life, StatusPages, StatusReader
+from stream_app.service.status import Life, StatusPages, StatusReader, copied_key
 from stream_app.service.telemetry import Telemetry
 from stream_app.service.view import StatusView
 from tests.support.fakes import START_MS, TOPIC_ID, all_there, log_read, until
@@ -75,6 +76,16 @@ def listed(record: OutRecord) -> list[Gap]:
     return msgspec.json.decode(record.value or b"", type=GapsRecord).gaps
 
 
+def test_how_far_copies_were_read_is_for_all_workers_to_see() -> None:
+    book = Book()
+    book.ledger.mirrored = {"billing/topic:copy/1": (17, 4, TOPIC_ID)}
+    view = StatusView({}, 300)
+    for key, record in book.write().items():
+        view.apply(key.encode(), record.value)
+    assert view.copied_of("orders", topic_id_text(TOPIC_ID)) == {copied_key("billing/topic:copy/1", TOPIC_ID): 17}
+    assert view.copied_of("orders", "another") == view.copied_of("sales", topic_id_text(TOPIC_ID)) == {}
+
+
 def test_a_partition_without_gaps_is_one_record() -> None:
     book = Book()
     written = book.write()
@@ -100,6 +111,20 @@ def test_only_pages_that_changed_are_written_again() -> None:
     assert list(book.write()) == ["partition/orders/3"]
     book.lose(2_400, 10)
     assert list(book.write()) == ["gaps/orders/3/billing/2", "partition/orders/3"]
+
+
+def test_pages_of_a_sink_that_was_forgotten_are_emptied_once() -> None:
+    book = Book()
+    book.lose(0, 600)
+    book.write()
+    book.ledger.configure({}, book.now_ms)
+    assert book.ledger.forget("billing")
+    written = book.write()
+    assert {name: record.value for name, record in written.items() if name.startswith("gaps/")} == {
+        "gaps/orders/3/billing/0": None,
+        "gaps/orders/3/billing/1": None,
+    }
+    assert list(book.write()) == ["partition/orders/3"]
 
 
 def test_pages_that_are_no_longer_needed_are_emptied() -> None:

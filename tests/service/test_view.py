@@ -118,7 +118,41 @@ def test_the_first_state_that_holds_is_told(cluster: Cluster, changes: dict[str,
     assert cluster.partition(now_ms=NOW + 10_001)["state"] == "unknown"
 
 
+@pytest.mark.parametrize(
+    ("rows", "configured"),
+    [
+        ([], None),
+        ([{"configured": False}], False),
+        ([{"configured": False}, {"configured": True}], True),
+    ],
+)
+def test_whether_a_sink_stands_in_a_configuration(cluster: Cluster, rows: list[dict[str, Any]], configured: bool | None) -> None:
+    for partition, changes in enumerate(rows):
+        cluster.rows(partition, row(partition, "old", **changes))
+    assert cluster.view.stands_in_configuration("orders", "old") is configured
+    assert cluster.view.stands_in_configuration("orders", "billing") is True
+    assert cluster.view.stands_in_configuration("orders", "log") is True
+    assert cluster.view.stands_in_configuration("payments", "old") is None
+
+
 class TestUnknown:
+    def test_a_sink_whose_checks_fail(self, cluster: Cluster) -> None:
+        cluster.rows(0, row(missing=7, gaps=2, unknown="b1:9092 can't be reached", reason="something else"))
+        assert (cluster.partition()["state"], cluster.status()["state"]) == ("unknown", "unknown")
+        assert cluster.partition()["reason"] == cluster.status()["reason"] == "b1:9092 can't be reached"
+        assert cluster.partition()["missing"] == 7, "counts keep their last known value"
+
+    def test_why_it_can_be_heard_of_nowhere_says_more_than_that(self, cluster: Cluster) -> None:
+        cluster.rows(0, row(heard=False, observed=None, missing=None, gaps=None, unknown="topic copy: there is none"))
+        assert cluster.partition()["reason"] == cluster.status()["reason"] == "topic copy: there is none"
+        assert cluster.status()["missing"] is None
+        cluster.rows(0, row(heard=False, observed=None, missing=None, gaps=None))
+        assert cluster.partition()["reason"] == cluster.status()["reason"] == "never heard of"
+
+    def test_a_sink_that_was_asked_and_never_answered(self, cluster: Cluster) -> None:
+        cluster.rows(0, row(heard=False, missing=None, gaps=None, duplicates=None, unknown="c1:8123 can't be reached"))
+        assert (cluster.partition()["state"], cluster.partition()["reason"]) == ("unknown", "c1:8123 can't be reached")
+
     def test_rows_of_a_silent_worker_after_its_session_timeout(self, cluster: Cluster) -> None:
         cluster.rows(0, row(missing=7, gaps=2))
         assert cluster.partition(now_ms=NOW + 10_000)["state"] == "gaps"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from confluent_kafka import KafkaError
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gapstream_sidecar.deliveries import Asked, Deliveries, Key
+from gapstream_sidecar.deliveries import REPLAYS_MAX, Asked, Deliveries, Key, Replay
+from gapstream_sidecar.messages import runs
 from gapstream_sidecar.runs import RunList
 from tests.sidecar.fakes import FakeMessage
 
@@ -15,11 +15,11 @@ KEY: Key = ("orders", 3)
 
 def deliver(deliveries: Deliveries, *numbers: int, key: Key = KEY) -> None:
     for number in numbers:
-        deliveries.message(FakeMessage(*key, number))
+        deliveries.add(*key, number, number + 1)
 
 
 def covered(answer: list[Asked]) -> dict[Key, list[tuple[int, int]]]:
-    assert not any(one.uncertain for one in answer)
+    assert not any(one.uncertain or one.replays for one in answer)
     return {one.key: list(one.received) for one in answer}
 
 
@@ -54,30 +54,13 @@ def test_delivered_twice_and_asked_for_once_is_once() -> None:
     assert covered(deliveries.ask(deliveries.positions())) == {KEY: [(3, 4)]}
 
 
-def test_events_are_no_deliveries() -> None:
-    deliveries = Deliveries()
-    events = [FakeMessage(*KEY, 1, KafkaError(KafkaError._PARTITION_EOF)), FakeMessage(*KEY, None)]
-    for one in events:
-        deliveries.message(one)
-    deliveries.batch([FakeMessage(*KEY, 4), *events, FakeMessage(*KEY, 5)])
-    assert covered(deliveries.ask({KEY: 9})) == {KEY: [(4, 6)]}
-
-
-def test_a_revoked_partition_is_forgotten() -> None:
-    deliveries = Deliveries()
-    deliver(deliveries, 1, 2)
-    deliver(deliveries, 7, key=("orders", 4))
-    deliveries.forget([KEY])
-    assert covered(deliveries.ask({KEY: 9, ("orders", 4): 9})) == {("orders", 4): [(7, 8)]}
-
-
-def test_a_partition_given_up_by_hand_counts_only_where_it_is_named() -> None:
+def test_a_partition_that_was_given_up_counts_only_where_it_is_named() -> None:
     deliveries = Deliveries()
     deliver(deliveries, 1, 2)
     deliveries.unassigned()
     assert deliveries.positions() == {}
     assert covered(deliveries.ask({KEY: 2})) == {KEY: [(1, 2)]}
-    deliveries.assigned([KEY], all_others_end=False)
+    deliveries.assigned([KEY])
     assert covered(deliveries.ask({KEY: 9})) == {}
 
 
@@ -102,36 +85,137 @@ def test_beyond_the_bound_the_oldest_is_told_as_uncertain() -> None:
     assert told >= set(range(0, 60_000, 2))
 
 
+def test_positions_that_moved_by_as_many_as_were_handed_out_tell_it_all() -> None:
+    deliveries, other = Deliveries(), ("orders", 4)
+    deliver(deliveries, 10)
+    deliver(deliveries, 70, key=other)
+    assert [one.key for one in deliveries.followed] == [KEY, other]
+    assert deliveries.moved([15, 71], 4)
+    assert not deliveries.moved([20, 74], 7)  # 5 and 3: something was skipped
+    assert not deliveries.moved([14, 72], 0)  # backward and forward
+    assert covered(deliveries.ask(deliveries.positions())) == {KEY: [(10, 15)], other: [(70, 71)]}
+
+
+def test_where_the_consumer_stands_is_not_known_after_it_was_moved() -> None:
+    deliveries = Deliveries()
+    deliver(deliveries, 10)
+    followed = deliveries.followed
+    assert deliveries.followed is followed
+    deliveries.sought(KEY)
+    assert list(deliveries.followed) == []
+    deliver(deliveries, 3)
+    assert deliveries.is_sure(KEY)
+    deliveries.unassigned()
+    assert list(deliveries.followed) == []
+
+
+def test_what_was_asked_for_before_is_known() -> None:
+    deliveries = Deliveries()
+    deliver(deliveries, *range(10))
+    deliveries.ask({KEY: 5})
+    assert deliveries.rising({KEY: 5}) == [KEY]
+    assert deliveries.rising({KEY: 4, ("orders", 9): 1}) == []
+    deliveries.committed(KEY, 8)
+    assert deliveries.rising({KEY: 7}) == []
+
+
+def test_an_aborted_transaction_has_asked_for_nothing() -> None:
+    deliveries = Deliveries()
+    deliver(deliveries, 1, 2, 5)
+    deliveries.replayed(*KEY, 2, ("orders", 9), 100)
+    deliveries.restore(deliveries.ask({KEY: 3}))
+    (again,) = deliveries.ask({KEY: 9})
+    assert list(again.received) == [(1, 3), (5, 6)]
+    assert {key: list(runs) for key, runs in again.sources().items()} == {("orders", 9): [(100, 101)]}
+
+
+def test_replays_gather_into_runs_and_go_with_their_commit() -> None:
+    deliveries, source = Deliveries(), ("orders", 9)
+    deliver(deliveries, *range(6))
+    for offset in (1, 2, 3, 5):
+        assert deliveries.replayed(*KEY, offset, source, 100 + offset)
+    (first,) = deliveries.ask({KEY: 3})
+    assert first.replays == [Replay(1, 3, source, 100)]
+    (rest,) = deliveries.ask({KEY: 9})
+    assert list(rest.sources()[source]) == [(103, 104), (105, 106)]
+    deliver(deliveries, 1)
+    (again,) = deliveries.ask({KEY: 9})
+    assert again.replays == []
+
+
+def test_replays_are_bounded() -> None:
+    deliveries = Deliveries()
+    deliver(deliveries, *range(0, 3 * REPLAYS_MAX, 2))
+    kept = [deliveries.replayed(*KEY, offset, ("orders", 9), 1) for offset in range(0, 3 * REPLAYS_MAX, 2)]
+    assert kept.count(False) == 1
+    (answer,) = deliveries.ask({KEY: 4 * REPLAYS_MAX})
+    assert len(answer.replays) <= REPLAYS_MAX
+
+
+def test_what_has_to_ripen_can_not_be_taken_before() -> None:
+    deliveries, source = Deliveries(ripening=True), ("orders", 9)
+    deliver(deliveries, 1, 2, 3)
+    deliveries.replayed(*KEY, 3, source, 30)
+    assert deliveries.take_ripe() == []
+    assert covered(deliveries.ask({KEY: 3})) == {KEY: [(1, 3)]}  # unless it is asked for by name
+    assert deliveries.ripen()
+    assert not deliveries.ripen()
+    deliver(deliveries, 0)
+    (ripe,) = deliveries.take_ripe()
+    assert (list(ripe.received), list(ripe.sources()[source])) == ([(3, 4)], [(30, 31)])
+    deliveries.unassigned()
+    deliveries.assigned([KEY])
+    deliveries.ripen()
+    assert covered(deliveries.take_ripe()) == {KEY: [(0, 1)]}  # handed out before, and committed by the client
+
+
 partitions = st.integers(0, 2).map(lambda number: ("orders", number))
 places = st.tuples(partitions, st.integers(0, 22))
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("consume"), st.lists(places, max_size=12)),
-        st.tuples(st.sampled_from(["poll", "commit", "revoke"]), st.lists(places, min_size=1, max_size=1)),
+        st.tuples(st.just("poll"), st.builds(lambda at, count: [(at[0], at[1] + one) for one in range(count)], places, st.integers(1, 4))),
+        st.tuples(st.sampled_from(["commit", "come", "go"]), st.lists(places, min_size=1, max_size=1)),
     ),
     max_size=40,
 )
 
 
+COMES_AND_GOES: list[tuple[str, list[tuple[Key, int]]]] = [
+    (step, [(KEY, 5)]) for step in ("consume", "go", "come", "go", "poll", "come", "commit", "poll", "commit")
+]
+
+
 @given(steps)
+@example(COMES_AND_GOES)
 @settings(max_examples=300)
 def test_against_plain_sets(script: list[tuple[str, list[tuple[Key, int]]]]) -> None:
-    deliveries, plain = Deliveries(), dict[Key, set[int]]()
+    deliveries, plain, gone = Deliveries(), dict[Key, set[int]](), set[Key]()
     for step, where in script:
-        if step == "consume":
-            deliveries.batch([FakeMessage(*key, offset) for key, offset in where])
+        if step == "consume" and where:
+            for run in runs([FakeMessage(*key, offset) for key, offset in where]):
+                deliveries.add(*run)
         elif step == "poll":
-            deliver(deliveries, where[0][1], key=where[0][0])
+            for key, offset in where:
+                if not deliveries.follows(*key, offset):
+                    deliver(deliveries, offset, key=key)
         if step in ("consume", "poll"):
             for key, offset in where:
                 plain.setdefault(key, set()).add(offset)
             continue
         key, offset = where[0]
-        if step == "revoke":
-            deliveries.forget([key])
-            plain.pop(key, None)
-            continue
-        expected = {one for one in plain.get(key, ()) if one < offset}
-        plain[key] = plain.get(key, set()) - expected
-        answer = covered(deliveries.ask({key: offset}))
-        assert answer == ({key: list(RunList((one, one + 1) for one in expected))} if expected else {})
+        if step == "go":
+            deliveries.unassigned([key])
+            gone |= {key} & plain.keys()
+        elif step == "come":
+            deliveries.assigned([key])
+            if key in gone:
+                gone.remove(key)
+                plain[key] = set()
+        else:
+            expected = {one for one in plain.get(key, ()) if one < offset}
+            if key in plain:
+                plain[key] -= expected
+            answer = covered(deliveries.ask({key: offset}))
+            assert answer == ({key: list(RunList((one, one + 1) for one in expected))} if expected else {})
+    assert set(deliveries.keys()) >= {key for key, offsets in plain.items() if offsets} - gone

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gapstream_sidecar.carried import Carried
 from gapstream_sidecar.deliveries import Key
-from gapstream_sidecar.outbox import LAYER_BYTES, QUARANTINED, RECEIVED, RUNS_PER_RECORD, Outbox, Outgoing
+from gapstream_sidecar.outbox import LAYER_BYTES, QUARANTINED, RECEIVED, RUNS_PER_RECORD, UNOBSERVED, Outbox, Outgoing
 from gapstream_sidecar.runs import RunList
 
 AT = "2026-11-23T10:00:00.000Z"
@@ -84,10 +86,10 @@ def test_a_large_observation_is_cut() -> None:
 def test_a_refused_size_is_halved_under_the_same_number() -> None:
     outbox = make()
     state = outbox.add(KEY, [(at, at + 1) for at in range(0, 16, 2)])
-    first = outbox.launch(state, AT)
+    first = json.loads(outbox.launch(state, AT).payload)
     assert outbox.too_large(state)
-    again = outbox.launch(state, AT)
-    assert (first.sequence, again.sequence) == (1, 1)
+    again = json.loads(outbox.launch(state, AT).payload)
+    assert (first["sequence"], again["sequence"]) == (1, 1)
     told = drain(outbox)
     assert [len(one["runs"]) for one in told] == [4, 4]
     assert [one["sequence"] for one in told] == [1, 2]
@@ -116,13 +118,6 @@ def test_settled_follows_the_oldest_that_is_not_acknowledged() -> None:
     outbox.launch(state, AT)
     outbox.acknowledged(state)
     assert state.settled(second)
-
-
-def test_what_is_not_known_is_told_first_and_as_unobserved() -> None:
-    outbox = make()
-    outbox.add(KEY, [(50, 60)])
-    outbox.add_lost(KEY, [(0, 10)])
-    assert [(one["status"], one["runs"]) for one in drain(outbox)] == [("unobserved", [[0, 9]]), ("received", [[50, 59]])]
 
 
 def test_beyond_the_bound_the_oldest_becomes_unobserved() -> None:
@@ -157,7 +152,61 @@ def test_what_is_dropped_in_many_partitions_stays_within_the_bound() -> None:
     for number in range(200):
         mine = [one for one in told if one["partition"] == number]
         assert set(offsets(mine)) | set(offsets(mine, "unobserved")) >= set(range(0, 400, 10))
-        assert [one["sequence"] for one in mine] == list(range(1, len(mine) + 1))
+        numbers = [one["sequence"] for one in mine]
+        assert numbers == sorted(set(numbers))
+
+
+def test_what_another_owner_said_goes_out_under_its_name() -> None:
+    outbox = make()
+    outbox.add(KEY, [(10, 11)])
+    outbox.add_carried(Carried(KEY, "host-0", 7, RECEIVED, None, RunList([(5, 9)])))
+    outbox.add_carried(Carried(KEY, "", 0, UNOBSERVED, None, RunList([(1, 3)])))
+    outbox.add(KEY, [(11, 12)])
+    said = [(one["source"], one["sequence"], one["status"], one["runs"]) for one in drain(outbox)]
+    assert said == [
+        ("host-1", 1, "received", [[10, 11]]),
+        ("host-0", 7, "received", [[5, 8]]),
+        ("host-1", 3, "unobserved", [[1, 2]]),
+    ]
+
+
+def test_what_is_not_acknowledged_is_told_in_the_order_of_sending() -> None:
+    outbox = make()
+    state = outbox.add(KEY, [(0, 5)])
+    outbox.launch(state, AT)
+    outbox.add(KEY, [(5, 6)])
+    outbox.add(KEY, [(5, 6)])
+    assert [(row.number, list(row.runs)) for row in outbox.rows(state)] == [(1, [(0, 5)]), (2, [(5, 6)]), (3, [(5, 6)])]
+
+
+def test_a_text_need_not_be_made_anew_for_what_simply_follows() -> None:
+    outbox = make()
+    state = outbox.add(KEY, [(0, 5)])
+    versions = [state.version]
+    for run in [(5, 6), (6, 9), (20, 21), (21, 25), (12, 13), (13, 14)]:
+        outbox.add(KEY, [run])
+        versions.append(state.version)
+    same = [after == before for before, after in pairwise(versions)]
+    assert same == [True, True, False, True, False, False]
+
+
+def test_what_a_transaction_made_received_goes_under_the_number_that_it_travelled_with() -> None:
+    outbox = make()
+    outbox.add(KEY, [(0, 2)])
+    parked = [outbox.park(KEY, RunList([run])) for run in ((2, 4), (4, 6), (4, 6))]
+    assert [one.number for one in parked] == [2, 3, 4]
+    for one in parked:
+        outbox.unpark(one)
+    assert [(one["sequence"], one["runs"]) for one in drain(outbox)] == [(3, [[0, 5]]), (4, [[4, 5]])]
+
+
+def test_a_number_that_was_passed_is_not_used_any_more() -> None:
+    outbox = make()
+    parked = outbox.park(KEY, RunList([(2, 4)]))
+    state = outbox.add(KEY, [(9, 10)])
+    outbox.launch(state, AT)
+    outbox.unpark(parked)
+    assert [(one["sequence"], one["runs"]) for one in drain(outbox)] == [(2, [[9, 9]]), (3, [[2, 3]])]
 
 
 steps = st.lists(

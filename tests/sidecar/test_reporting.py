@@ -191,7 +191,8 @@ def test_without_brokers_the_backlog_is_bounded_and_the_rest_is_told_as_unobserv
         told[one["status"]].update(offset for first, last in one["runs"] for offset in range(first, last + 1))
     assert told["received"] | told["unobserved"] >= set(range(0, 40_000, 2))
     assert told["received"] <= set(range(0, 40_000, 2))
-    assert [one["sequence"] for one in said] == list(range(1, len(said) + 1))
+    numbers = [one["sequence"] for one in said]
+    assert numbers == sorted(set(numbers))
     assert sidecar.stats.backlog_bytes == 0
 
 

@@ -37,6 +37,9 @@ BASE: dict[str, Any] = {"v": 1, "sink": "billing", "topic": "orders", "partition
 SNAPSHOT: dict[str, Any] = {"snapshot": [100, 299], "rows": 101, "at": "2026-11-23T10:00:00.000Z"}
 
 
+SINGLES = tuple((offset, offset + 1) for offset in range(0, RUNS_MAX, 2))
+
+
 def written(**fields: Any) -> bytes:
     """The base observation with other fields; ``...`` leaves one out."""
     return json.dumps({name: field for name, field in {**BASE, **fields}.items() if field is not ...}).encode()
@@ -128,6 +131,18 @@ def test_topic_id_is_16_bytes() -> None:
 def test_snapshot() -> None:
     assert read(**SNAPSHOT).snapshot == Snapshot(100, 300, 101, 1_795_428_000_000)
     assert read(**SNAPSHOT | {"runs": [], "rows": 0}).snapshot == Snapshot(100, 300, 0, 1_795_428_000_000)
+
+
+def test_doubled_rows_of_a_snapshot() -> None:
+    runs = ((100, 103), (205, 206))
+    levels = [[[100, 102], [205, 205]], {"base": 101, "roaring": roaring(BitMap([0, 1]))}]
+    found = read(**SNAPSHOT | {"rows": 107, "doubled": levels}).snapshot
+    assert found is not None
+    assert found.doubled == (runs, ((101, 103),))
+    for text in ("[]", "null"):
+        found = read(**SNAPSHOT | {"doubled": json.loads(text)}).snapshot
+        assert found is not None
+        assert found.doubled == ()
 
 
 @pytest.mark.parametrize(
@@ -232,6 +247,14 @@ def test_longest_names_are_taken() -> None:
         (SNAPSHOT | {"snapshot": [100, 204]}, "outside"),
         (SNAPSHOT | {"rows": 100}, "fewer rows"),
         (SNAPSHOT | {"status": "unobserved"}, "no other status"),
+        ({"doubled": [[[100, 100]]]}, "needs a snapshot"),
+        (SNAPSHOT | {"rows": 102, "doubled": [[[200, 200]]]}, "the one before it has not"),
+        (SNAPSHOT | {"rows": 103, "doubled": [[[100, 100]], [[101, 101]]]}, "the one before it has not"),
+        (SNAPSHOT | {"rows": 103, "doubled": [[]]}, "is empty"),
+        (SNAPSHOT | {"rows": 103, "doubled": [[[101, 101], [100, 100]]]}, "out of order"),
+        (SNAPSHOT | {"rows": 101, "doubled": [[[100, 100]]]}, "fewer rows"),
+        (SNAPSHOT | {"rows": 110, "doubled": [[[100, 100]]] * 9}, "9 levels"),
+        (SNAPSHOT | {"doubled": [[100, 100]]}, "doubled"),
     ],
 )
 def test_malformed(fields: dict[str, Any], detail: str) -> None:
@@ -316,6 +339,8 @@ def test_encode_is_canonical() -> None:
         b'{"v":1,"sink":"dwh","topic":"t","partition":0,"runs":[],"status":"received","topic_id":"AAAAAAAAAAAAAAAAAAAAAA",'
         b'"at":"2026-11-23T10:00:00.001Z","snapshot":[5,9],"rows":0}'
     )
+    twice = Observation("dwh", ((5, 9),), snapshot=Snapshot(5, 10, 9, 1_795_428_000_001, (((5, 8),), ((6, 7),))))
+    assert encode(twice, "t", 0).endswith(b'"snapshot":[5,9],"rows":9,"doubled":[[[5,7]],[[6,6]]]}')
     undone = Observation("dwh", ((1, 2),), Status.ACKNOWLEDGED, reason="r", by="b", undo=True)
     assert encode(undone, "t", 0) == (
         b'{"v":1,"sink":"dwh","topic":"t","partition":0,"runs":[[1,1]],"status":"acknowledged","reason":"r","by":"b","undo":true}'
@@ -333,6 +358,10 @@ def test_many_runs_are_written_as_a_bitmap() -> None:
     widest = replace(many, runs=(*many.runs[:2000], (10**12 + 2**32 - 1, 10**12 + 2**32)))
     assert b'"bitmap"' in encode(widest, "t", 0)
     assert parse(encode(widest, "t", 0), "t", 0) == widest
+    doubled = tuple((10**12 + offset, 10**12 + offset + 1) for offset in range(0, 40_000, 2))
+    twice = Observation("dwh", doubled, snapshot=Snapshot(0, 10**13, 60_000, 0, (doubled, doubled)))
+    assert len(encode(twice, "t", 0)) < 100_000
+    assert parse(encode(twice, "t", 0), "t", 0) == twice
     wider = replace(many, runs=(*many.runs[:2000], (10**12 + 2**32, 10**12 + 2**32 + 1)))
     assert b'"runs"' in encode(wider, "t", 0)
     assert parse(encode(wider, "t", 0), "t", 0) == wider
@@ -358,6 +387,10 @@ def test_many_runs_are_written_as_a_bitmap() -> None:
         Observation("s", (), topic_id=b"short"),
         Observation("s", (), snapshot=Snapshot(5, 5, 0, 0)),
         Observation("s", (), snapshot=Snapshot(5, 9, 0, 10**18)),
+        Observation("s", ((5, 6),), snapshot=Snapshot(5, 9, 2, 0, (((6, 7),),))),
+        Observation("s", ((5, 6),), snapshot=Snapshot(5, 9, 2, 0, ((),))),
+        Observation("s", ((0, RUNS_MAX),), snapshot=Snapshot(0, RUNS_MAX, 9 * RUNS_MAX, 0, (((0, RUNS_MAX),),) * 9)),
+        Observation("s", ((0, RUNS_MAX),), snapshot=Snapshot(0, RUNS_MAX, 3 * RUNS_MAX, 0, (SINGLES,) * 3)),
     ],
     ids=lambda observation: repr(observation)[:60],
 )
@@ -390,9 +423,11 @@ def observations(draw: st.DrawFn) -> Observation:
         first = runs[0][0] if runs else draw(OFFSETS)
         stop = runs[-1][1] if runs else first + 1
         count = sum(stop - first for first, stop in runs)
+        doubled = tuple(runs[level:] for level in range(draw(st.integers(0, min(len(runs), 8))))) if count < 2**60 else ()
+        count += sum(stop - first for level in doubled for first, stop in level)
         rows = count + draw(st.integers(0, min(1000, MAX_OFFSET - count)))
         at_ms = draw(st.integers(0, 253_402_300_799_999))
-        snapshot = Snapshot(draw(st.integers(0, first)), draw(st.integers(stop, MAX_OFFSET)), rows, at_ms)
+        snapshot = Snapshot(draw(st.integers(0, first)), draw(st.integers(stop, MAX_OFFSET)), rows, at_ms, doubled)
     return Observation(
         sink=draw(NAMES),
         runs=runs,

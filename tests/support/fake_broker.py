@@ -15,17 +15,27 @@ from typing import Any
 
 from tests.support.kafka_messages import Message
 
-FETCH, LIST_OFFSETS, METADATA, API_VERSIONS, EPOCH_END = 1, 2, 3, 18, 23
+FETCH, LIST_OFFSETS, METADATA, OFFSET_FETCH, FIND_COORDINATOR, API_VERSIONS, EPOCH_END = 1, 2, 3, 9, 10, 18, 23
 _NAMES = {
     FETCH: "Fetch",
     LIST_OFFSETS: "ListOffsets",
     METADATA: "Metadata",
+    OFFSET_FETCH: "OffsetFetch",
+    FIND_COORDINATOR: "FindCoordinator",
     API_VERSIONS: "ApiVersions",
     EPOCH_END: "OffsetForLeaderEpoch",
 }
-KAFKA_4_1 = {FETCH: (4, 18), LIST_OFFSETS: (1, 11), METADATA: (0, 13), API_VERSIONS: (0, 4), EPOCH_END: (2, 4)}
+KAFKA_4_1 = {
+    FETCH: (4, 18),
+    LIST_OFFSETS: (1, 11),
+    METADATA: (0, 13),
+    OFFSET_FETCH: (1, 10),
+    FIND_COORDINATOR: (0, 6),
+    API_VERSIONS: (0, 4),
+    EPOCH_END: (2, 4),
+}
 
-_OUT_OF_RANGE, _UNKNOWN_TOPIC, _NOT_LEADER, _FENCED, _UNKNOWN_EPOCH, _UNKNOWN_ID = 1, 3, 6, 74, 75, 100
+_OUT_OF_RANGE, _UNKNOWN_TOPIC, _NOT_LEADER, _NOT_COORDINATOR, _FENCED, _UNKNOWN_EPOCH, _UNKNOWN_ID = 1, 3, 6, 16, 74, 75, 100
 
 
 @dataclass
@@ -71,6 +81,20 @@ class FakeTopic:
     logs: dict[int, FakeLog]
 
 
+@dataclass
+class FakeGroup:
+    """What a consumer group committed."""
+
+    commits: dict[tuple[str, int], int] = field(default_factory=dict)
+    coordinator: int = 0
+    faults: list[int] = field(default_factory=list)
+    """Error codes that the next questions about its commits get."""
+    refused: dict[tuple[str, int], int] = field(default_factory=dict)
+    """Error codes of single partitions."""
+    no_coordinator: int = 0
+    """Error code instead of a coordinator."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """One request that came in."""
@@ -88,6 +112,7 @@ class FakeCluster:
 
     def __init__(self, nodes: int = 1) -> None:
         self.topics: dict[str, FakeTopic] = {}
+        self.groups: dict[str, FakeGroup] = {}
         self.offered: dict[int, tuple[int, int]] = dict(KAFKA_4_1)
         self.asked: list[Asked] = []
         self.send_in_pieces_of: int | None = None
@@ -212,9 +237,15 @@ class FakeCluster:
         asked = Asked(node, number, api, version, body)
         self.asked.append(asked)
         self.served.set()
-        value = await {FETCH: self._fetch, LIST_OFFSETS: self._offsets, METADATA: self._metadata, EPOCH_END: self._epochs}.get(
-            api, self._versions
-        )(asked)
+        answers = {
+            FETCH: self._fetch,
+            LIST_OFFSETS: self._offsets,
+            METADATA: self._metadata,
+            OFFSET_FETCH: self._commits,
+            FIND_COORDINATOR: self._coordinator,
+            EPOCH_END: self._epochs,
+        }
+        value = await answers.get(api, self._versions)(asked)
         tags = b"\0" if flexible and api != API_VERSIONS else b""
         answer = struct.pack(">i", correlation) + tags + Message(_NAMES[api] + "Response").encode(version, value)
         return self.tamper(asked, answer)
@@ -245,14 +276,40 @@ class FakeCluster:
         return {"Name": name, "Partitions": partitions} | ({"TopicId": topic.topic_id} if version >= 10 else {})
 
     async def _offsets(self, asked: Asked) -> dict[str, Any]:
-        (topic,) = asked.body["Topics"]
-        (wanted,) = topic["Partitions"]
-        log = self.topics[topic["Name"]].logs[wanted["PartitionIndex"]]
+        topics = []
+        for topic in asked.body["Topics"]:
+            told = [self._offset(asked, topic["Name"], wanted) for wanted in topic["Partitions"]]
+            topics.append({"Name": topic["Name"], "Partitions": told})
+        return {"Topics": topics}
+
+    def _offset(self, asked: Asked, topic: str, wanted: dict[str, Any]) -> dict[str, Any]:
+        log = self.topics[topic].logs[wanted["PartitionIndex"]]
         error = self._refused(asked, log, wanted.get("CurrentLeaderEpoch", -1))
         end = log.last_stable if asked.body["IsolationLevel"] else log.high_watermark
         offset = -1 if error else log.start if wanted["Timestamp"] == -2 else end
-        told = {"PartitionIndex": wanted["PartitionIndex"], "ErrorCode": error, "Offset": offset}
-        return {"Topics": [{"Name": topic["Name"], "Partitions": [told]}]}
+        return {"PartitionIndex": wanted["PartitionIndex"], "ErrorCode": error, "Offset": offset}
+
+    async def _coordinator(self, asked: Asked) -> dict[str, Any]:
+        group = self.groups.get(asked.body["Key"], FakeGroup())
+        if group.no_coordinator:
+            return {"ErrorCode": group.no_coordinator, "NodeId": -1, "Host": "", "Port": -1}
+        host, port = self.address(group.coordinator)
+        return {"NodeId": group.coordinator, "Host": host, "Port": port}
+
+    async def _commits(self, asked: Asked) -> dict[str, Any]:
+        group = self.groups.get(asked.body["GroupId"], FakeGroup())
+        error = group.faults.pop(0) if group.faults else 0 if group.coordinator == asked.node else _NOT_COORDINATOR
+        if error:
+            return {"ErrorCode": error}
+        topics = []
+        for topic in asked.body["Topics"]:
+            told = [
+                {"PartitionIndex": number, "Metadata": "", "ErrorCode": group.refused.get((topic["Name"], number), 0)}
+                | {"CommittedOffset": group.commits.get((topic["Name"], number), -1)}
+                for number in topic["PartitionIndexes"]
+            ]
+            topics.append({"Name": topic["Name"], "Partitions": told})
+        return {"Topics": topics}
 
     async def _epochs(self, asked: Asked) -> dict[str, Any]:
         self.before_epochs()

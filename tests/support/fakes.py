@@ -23,6 +23,7 @@ from stream_app.kafka.topics import TopicConfig
 from stream_app.kafka.writer import FencedWriter, OutRecord, WriterLost
 from stream_app.service.context import Context, TopicFacts, TopicRules, Unavailable
 from stream_app.service.metrics import Counters
+from stream_app.service.mirrors import Mirror
 from stream_app.service.owner import PartitionOwner
 from stream_app.service.telemetry import Telemetry
 
@@ -66,12 +67,16 @@ def all_there(runs: Runs) -> Look:
 class ScriptedPort:
     """A cluster with one watched partition; ``failing`` says how often each call raises Unavailable before it answers."""
 
-    facts_now: TopicFacts = field(default_factory=lambda: TopicFacts(TOPIC_ID, OBSERVATIONS_ID, 1, False, None))
+    facts_now: TopicFacts = field(default_factory=lambda: TopicFacts(TOPIC_ID, OBSERVATIONS_ID, 1, 1, False, None))
     ends_now: LogEnds = field(default_factory=lambda: LogEnds(0, 0, 0))
     times: dict[str, int | None] = field(default_factory=dict)
     observations_begin: int = 0
     seen_first: int | None = None
     """Partitions that the topic had at first sight."""
+    heard: frozenset[str] = frozenset()
+    """Sinks that are heard of in some partition."""
+    copies: dict[str, int] = field(default_factory=dict)
+    """How far copies were read."""
     looking: Callable[[Runs], Look | BaseException] = all_there
     failing: dict[str, int] = field(default_factory=dict)
     journal: list[tuple[Any, ...]] = field(default_factory=list)
@@ -104,6 +109,14 @@ class ScriptedPort:
         """As scripted."""
         self._note("first_partitions", topic, topic_id)
         return self.seen_first
+
+    def heard_sinks(self, topic: str, topic_id: bytes) -> frozenset[str]:
+        """As scripted."""
+        return self.heard
+
+    def copied(self, topic: str, topic_id: bytes) -> dict[str, int]:
+        """As scripted."""
+        return self.copies
 
     async def ends(self, topic: str, partition: int) -> LogEnds:
         """As scripted."""
@@ -222,8 +235,11 @@ class Bench:
     policies: Mapping[str, Policy] = field(default_factory=lambda: {"billing": Policy("billing", grace_ms=1_000, stall_after_ms=None)})
     floors: Mapping[str, str] = field(default_factory=lambda: {"billing": "first"})
     lateness_ms: int = 0
+    unknown_after_ms: int = 300_000
+    forget_after_ms: int | None = None
     writers: list[ScriptedWriter] = field(default_factory=list)
     owners: list[PartitionOwner] = field(default_factory=list)
+    mirrors: dict[str, list[Mirror]] = field(default_factory=dict)
 
     @property
     def writer(self) -> ScriptedWriter:
@@ -237,8 +253,16 @@ class Bench:
 
     def make(self, partition: int = 0) -> PartitionOwner:
         """An owner, not fenced yet."""
-        context = Context(APP, "worker-1", "cluster", self.port, Telemetry(self.counters), self.clock, lambda *who: self.lost.append(who))
-        rules = TopicRules(self.policies, self.floors, self.lateness_ms)
+        context = Context(
+            APP, "worker-1", "cluster", self.port, Telemetry(self.counters), self.clock, self.mirrors, lambda *who: self.lost.append(who)
+        )
+        rules = TopicRules(
+            self.policies,
+            self.floors,
+            self.lateness_ms,
+            unknown_after_ms=self.unknown_after_ms,
+            forget_after_ms=self.forget_after_ms,
+        )
         self.writers.append(ScriptedWriter())
         owner = PartitionOwner(context, NAMES, partition, rules, cast(FencedWriter, self.writers[-1]), self.store)
         self.owners.append(owner)

@@ -110,6 +110,11 @@ class Worker:
         with urllib.request.urlopen(f"{self.url}{path}", timeout=10) as answer:
             return json.load(answer)
 
+    def text(self, path: str) -> str:
+        """Text of a route."""
+        with urllib.request.urlopen(f"{self.url}{path}", timeout=10) as answer:
+            return str(answer.read().decode())
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
         assert self.process is not None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from stream_app.core.model import Gap, GapsRecord, Row, StatusRecord, WorkerRecord
 from stream_app.service.view import Allow, StatusView
 from stream_app.web.api import Api, Readiness
+from stream_app.web.observations import Failure, Line
 from stream_app.web.server import install
 
 NOW = 1_700_000_000_000
@@ -35,17 +37,50 @@ class Http:
     show_keys: bool = False
 
 
+class Observed:
+    """Takes observations of two topics; a test says what Kafka makes of them."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, int] = {"orders": 2, "payments": 1}
+        self.now: dict[str, int] | Exception = self.known
+        self.written: list[Line] = []
+        self.failures: dict[int, Failure] = {}
+        """Number of a line -> what comes of it."""
+        self.refusal: Exception | None = None
+        self.gate: asyncio.Event | None = None
+        """Kafka answers when it is set."""
+
+    def partitions(self) -> dict[str, int]:
+        return self.known
+
+    async def partitions_now(self) -> dict[str, int]:
+        if isinstance(self.now, Exception):
+            raise self.now
+        return self.now
+
+    async def write(self, lines: Sequence[Line]) -> list[Failure | None]:
+        if self.refusal is not None:
+            raise self.refusal
+        self.written += lines
+        if self.gate is not None:
+            await self.gate.wait()
+        return [self.failures.get(line.number) for line in lines]
+
+
 class Worker:
     """A backend whose every fact a test may set."""
 
     def __init__(self) -> None:
         self.view = filled_view()
+        self.observing = Observed()
         self.readiness = Readiness(True)
         self.now_ms = NOW
         self.text: bytes | Exception = b"gapstream_build_info 1.0\n"
         self.explained: dict[str, Any] | Exception = {"runs": []}
         self.questions: list[tuple[Any, ...]] = []
         """What ``explain`` was asked: topic, partition, first, stop, sink, whether all sinks may be seen, whether keys may."""
+        self.dropped: list[tuple[str, str, str]] = []
+        self.drop_failure: Exception | None = None
 
     def ready(self) -> Readiness:
         return self.readiness
@@ -65,6 +100,12 @@ class Worker:
 
     def clock_ms(self) -> int:
         return self.now_ms
+
+    async def drop_sink(self, topic: str, sink: str, by: str) -> int:
+        if self.drop_failure is not None:
+            raise self.drop_failure
+        self.dropped.append((topic, sink, by))
+        return 3
 
 
 def make_row(topic: str, partition: int, sink: str, **changes: Any) -> Row:

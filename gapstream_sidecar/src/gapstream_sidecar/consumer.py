@@ -1,132 +1,214 @@
-"""A confluent-kafka consumer that remembers what it handed out, and reports it when the application commits."""
+"""A confluent-kafka consumer that remembers what it handed out, and reports it when the application asks for a commit."""
 
 from __future__ import annotations
 
-import threading
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from confluent_kafka import KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from gapstream_sidecar.complaints import Complaints
-from gapstream_sidecar.deliveries import Deliveries, Key
-from gapstream_sidecar.errors import UnsupportedError
+from gapstream_sidecar.deliveries import Key
+from gapstream_sidecar.follower import Follower, Terms
+from gapstream_sidecar.messages import Run, origin_of, records, replays, runs
 from gapstream_sidecar.reporter import Reporter
 
 Callback = Callable[[Any, list[TopicPartition]], Any]
 
-SILENCE_S = 60.0
-"""Deliveries for that long without any commit: the application is told that nothing was reported."""
+INHERIT_S = 1.0
+"""The longest wait for the committed offsets of partitions that were just assigned."""
+INHERIT_AGAIN_S = 1.0
+"""Before they are asked for again, where that failed."""
+_FEW = 16
+"""Messages per partition below which looking at each costs less than asking where the consumer stands."""
+_MISSES = 3
+"""After so many batches in a row in which something was skipped, positions are asked for ..."""
+_TRY_EVERY = 32
+"""... every so many batches only: transactional topics skip in all of them."""
 
 
-class Follower:
-    """The methods that stand in front of a consumer's own, and what they remember.
+class ConsumerFollower(Follower):
+    """The methods that stand in front of a consumer's own.
 
     Apart from ``WrappedConsumer``, because a class with ``__getattr__`` pays for it at every attribute (Python 3.11:
     about 150 ns each), and ``poll`` is called for every record.
 
-    ``reporter``: takes what was received. ``explicit``: deliveries are not followed, commits only flush.
-    ``observe_before_commit``: seconds that a commit may wait for its observation. ``manual``: the configuration is
-    known to have auto-commit off.
+    ``auto_store``: positions are stored by themselves, so ``commit()`` without arguments means them.
+    ``in_group``: there is a group whose committed offsets can be read.
     """
 
     def __init__(
-        self,
-        consumer: Any,
-        reporter: Reporter,
-        complaints: Complaints,
-        *,
-        explicit: bool,
-        observe_before_commit: float,
-        max_bytes: int,
-        manual: bool,
+        self, consumer: Any, reporter: Reporter, complaints: Complaints, terms: Terms, *, auto_store: bool, in_group: bool
     ) -> None:
+        super().__init__(reporter, complaints, terms)
         self.consumer = consumer
         self.front = WrappedConsumer(self)
         """What the application holds, and what its callbacks are given."""
+        self.in_transactions = False
+        """A producer that was wrapped too tells of the offsets that it commits."""
         self._poll = consumer.poll
         self._consume = consumer.consume
-        self._reporter = reporter
-        self._complaints = complaints
-        self._explicit = explicit
-        self._wait_s = observe_before_commit
-        self._deliveries = Deliveries(max_bytes)
-        self._lock = threading.RLock()  # a signal handler may commit or close in the middle of a poll
-        self._auto_store = _stores_by_itself(consumer)
-        self._watch = not (explicit or manual)
-        self._silent_since: float | None = None
+        self._explicit = terms.explicit
+        self._automatic = terms.automatic and not terms.explicit
+        self._auto_store = auto_store
+        self._leasing = self._automatic and in_group
+        self._reads_committed = in_group and not terms.automatic
+        self._inherit_at = float("-inf")
+        self._rides = True
+        self._followed: object = None
+        self._parts: list[TopicPartition] = []
+        self._misses = 0
 
     # ------------------------------------------------------------------------------------------------- deliveries
 
     def poll(self, *args: Any, **kwargs: Any) -> Message | None:
         """As ``Consumer.poll``; the message counts as delivered."""
+        if self._automatic:
+            self._came_back()
         message: Message | None = self._poll(*args, **kwargs)
         if message is not None and not self._explicit:
             try:
-                with self._lock:
-                    self._deliveries.message(message)
-                if self._watch:
-                    self._notice_silence()
+                self._note(message)
             except Exception as error:
-                self._reporter.fault("following a delivery", error)
+                self.reporter.fault("following a delivery", error)
         return message
 
     def consume(self, *args: Any, **kwargs: Any) -> list[Message]:
         """As ``Consumer.consume``; the messages count as delivered."""
+        if self._automatic:
+            self._came_back()
         messages: list[Message] = self._consume(*args, **kwargs)
         if messages and not self._explicit:
             try:
-                with self._lock:
-                    self._deliveries.batch(messages)
-                if self._watch:
-                    self._notice_silence()
+                self._note_all(messages)
             except Exception as error:
-                self._reporter.fault("following deliveries", error)
+                self.reporter.fault("following deliveries", error)
         return messages
 
-    def _notice_silence(self) -> None:
-        """Say once that nothing is reported where nothing is committed: that may be auto-commit, which can't be seen from here."""
-        now = time.monotonic()
-        if self._silent_since is None:
-            self._silent_since = now
-        elif now - self._silent_since > SILENCE_S:
-            self._watch = False
-            self._complaints.say(
-                "silence",
-                f"gapstream sidecar: records were delivered for {SILENCE_S:g} s and no commit was asked for, so nothing is reported; "
-                "set enable.auto.commit to false and commit, or use explicit=True and received()",
-            )
+    def _came_back(self) -> None:
+        try:
+            self.come_back()
+        except Exception as error:
+            self.reporter.fault("following deliveries", error)
+
+    def _note(self, message: Message) -> None:
+        if message.error() is not None:
+            return
+        topic, partition, offset = message.topic(), message.partition(), message.offset()
+        if topic is None or partition is None or offset is None:
+            return
+        headers: Any = message.headers()
+        with self.lock:
+            if not self.deliveries.follows(topic, partition, offset):
+                self.deliveries.add(topic, partition, offset, offset + 1)
+            origin = origin_of(headers) if headers else None
+            if origin is not None:
+                self.deliveries.replayed(topic, partition, offset, *origin)
+        if self._leasing and self.outruns((topic, partition), offset):
+            self._lease({(topic, partition): (offset, offset + 1)})
+
+    def _note_all(self, messages: list[Message]) -> None:
+        noted = records(messages)
+        if not noted:
+            return
+        origins = replays(noted)
+        with self.lock:
+            if self._nothing_skipped(len(noted)):
+                handed_out = {one.key: (one.stop, one.stop) for one in self.deliveries.followed} if self._leasing else {}
+            else:
+                found = runs(noted)
+                for run in found:
+                    self.deliveries.add(*run)
+                handed_out = _spans(found) if self._leasing else {}
+            if origins:
+                self.note_replays(origins)
+        if handed_out:
+            self._lease(handed_out)
+
+    def _lease(self, handed_out: Mapping[Key, tuple[int, int]]) -> None:
+        """Under auto-commit: what is handed out must have been said before the client can commit it."""
+        keys = self.outrun(handed_out)
+        if keys:
+            self.reporter.settle(keys, self.terms.observe_before_commit, keys)
+            self.take_over(keys)
+
+    def _nothing_skipped(self, count: int) -> bool:
+        """Whether the positions alone say what was delivered; then it is noted."""
+        deliveries = self.deliveries
+        if deliveries.followed is not self._followed:
+            self._parts = [TopicPartition(*one.key) for one in deliveries.followed]
+            self._followed = deliveries.followed
+        if not self._parts or count < _FEW * len(self._parts):
+            return False
+        if self._misses >= _MISSES and self._misses % _TRY_EVERY:
+            self._misses += 1
+            return False
+        if deliveries.moved([one.offset for one in self.consumer.position(self._parts)], count):
+            self._misses = 0
+            return True
+        self._misses += 1
+        return False
+
+    def seek(self, partition: TopicPartition) -> None:
+        """As ``Consumer.seek``."""
+        self.consumer.seek(partition)
+        self._follow(lambda: self.deliveries.sought((partition.topic, partition.partition)))
 
     # ---------------------------------------------------------------------------------------------------- commits
 
     def commit(self, *args: Any, **kwargs: Any) -> list[TopicPartition] | None:
         """As ``Consumer.commit``, after what it covers was reported: that may take ``observe_before_commit``."""
-        try:
-            self._observe(args, kwargs)
-        except Exception as error:
-            self._reporter.fault("observing a commit", error)
-        answer: list[TopicPartition] | None = self.consumer.commit(*args, **kwargs)
-        return answer
-
-    def _observe(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        self._watch = False
         message = args[0] if args else kwargs.get("message")
         offsets = args[1] if len(args) > 1 else kwargs.get("offsets")
-        if message is not None and offsets is not None:
-            return  # the consumer refuses that
-        if message is None and offsets is None and self._explicit:
-            self._reporter.settle(None, self._wait_s)
-            return
-        with self._lock:
-            commits = self._asked(message, offsets)
-            asked = self._deliveries.ask(commits)
-        for key, received, uncertain in asked:
-            if received:
-                self._reporter.add(key, received)
-            if uncertain:
-                self._reporter.add_lost(key, uncertain)
-        self._reporter.settle(commits, self._wait_s)
+        carrying: list[TopicPartition] | None = None
+        try:
+            if message is None or offsets is None:  # both: the consumer refuses that
+                carrying = self._observe(message, offsets)
+        except Exception as error:
+            self.reporter.fault("observing a commit", error)
+        if carrying is None:
+            answer: list[TopicPartition] | None = self._hand_on(args, kwargs, message, offsets)
+            return answer
+        named = (*args[2:4], kwargs.get("async"), kwargs.get("asynchronous"))
+        asynchronous = next((one for one in named if one is not None), True)
+        return self._carry(carrying, bool(asynchronous), args, kwargs)
+
+    def _observe(self, message: Message | None, offsets: list[TopicPartition] | None) -> list[TopicPartition] | None:
+        """Report what a commit covers; the offsets to commit in its place, where something has to travel with them."""
+        commits = self._asked(message, offsets)
+        with self.lock:
+            rising = set(self.deliveries.rising(commits))
+        self.read_committed(commits)
+        if not self._explicit:
+            self.ask(commits, named=message is not None or offsets is not None)
+        keys = self._scope(message, offsets, commits)
+        theirs = {(one.topic, one.partition) for one in offsets or () if one.metadata}
+        if message is None and offsets is None:
+            theirs |= commits.keys() - rising  # the client commits no position below the last commit, so nothing can travel
+        forced = theirs if self._rides and keys is not None else None  # where nothing can travel it does not wait for its turn
+        if self.reporter.settle(keys, self.terms.observe_before_commit, forced) or not self._rides:
+            return None
+        texts = self.riders({key: offset for key, offset in commits.items() if key not in theirs})
+        if not texts:
+            return None
+        if message is not None:
+            return [with_metadata(_of_message(message), texts)]
+        if offsets is not None:
+            return [with_metadata(one, texts) for one in offsets]
+        if not self._auto_store:
+            return None  # what was stored has its metadata
+        return [with_metadata(one, texts) for one in self._positions(rising, commits)] or None
+
+    def _scope(self, message: Message | None, offsets: object, commits: Iterable[Key]) -> list[Key] | None:
+        """The partitions whose observations go first; None: all that there are."""
+        if message is not None or offsets is not None:
+            return self.affected(commits)
+        if self._explicit:
+            return None
+        with self.lock:
+            return self.affected(self.deliveries.keys())
 
     def _asked(self, message: Message | None, offsets: Iterable[TopicPartition] | None) -> dict[Key, int]:
         """Partition -> one past the last offset that the application calls processed."""
@@ -136,7 +218,8 @@ class Follower:
                 return {}
             return {(topic, partition): offset + 1}
         if offsets is None:
-            return self._deliveries.positions() if self._auto_store else {}
+            with self.lock:
+                return self.deliveries.positions() if self._auto_store else {}
         commits: dict[Key, int] = {}
         for one in offsets:
             if one.offset >= 0:  # negative: "none", "stored" and the like
@@ -144,25 +227,87 @@ class Follower:
                 commits[key] = max(one.offset, commits.get(key, 0))
         return commits
 
-    def store_offsets(self, *args: Any, **kwargs: Any) -> None:
-        """Refused: this version follows commits only.
+    def _positions(self, rising: Iterable[Key], commits: Mapping[Key, int]) -> list[TopicPartition]:
+        """What ``commit()`` without arguments commits: what rises above what was committed before, past markers behind it."""
+        parts = [TopicPartition(*key) for key in rising]
+        found = []
+        for one in self.consumer.position(parts):
+            stop = commits[one.topic, one.partition]
+            with self.lock:
+                stands = self.deliveries.is_sure((one.topic, one.partition))
+            found.append(TopicPartition(one.topic, one.partition, max(stop, one.offset) if stands else stop))
+        return found
 
-        Raises UnsupportedError, unless the sidecar is explicit.
-        """
-        if not self._explicit:
-            raise UnsupportedError(
-                "store_offsets() is not supported in this version of gapstream-sidecar: use commit(), "
-                "or make the sidecar with explicit=True and call received()."
-            )
-        self.consumer.store_offsets(*args, **kwargs)
+    def _hand_on(self, args: Any, kwargs: Any, message: Message | None, offsets: Iterable[TopicPartition] | None) -> Any:
+        try:
+            return self.consumer.commit(*args, **kwargs)
+        except KafkaException:
+            self.reporter.close_tails(self._asked(message, offsets))
+            raise
+
+    def _carry(self, parts: list[TopicPartition], asynchronous: bool, args: Any, kwargs: Any) -> list[TopicPartition] | None:
+        """Commit with metadata; brokers that take none of that size get the application's own words."""
+        try:
+            answer: list[TopicPartition] | None = self.consumer.commit(offsets=parts, asynchronous=asynchronous)
+        except KafkaException as error:
+            self.reporter.close_tails((one.topic, one.partition) for one in parts)
+            if error.args[0].code() != KafkaError.OFFSET_METADATA_TOO_LARGE:
+                raise
+            answer = None
+        else:
+            if answer is None or not any(_is_too_large(one) for one in answer):
+                return answer
+        self._rides = False
+        self.complaints.say("metadata", "gapstream sidecar: the brokers take no metadata of 4 kB with a commit (offset.metadata.max.bytes)")
+        return self.consumer.commit(*args, **kwargs)  # type: ignore[no-any-return]  # the consumer is anything with these methods
+
+    def store_offsets(self, *args: Any, **kwargs: Any) -> None:
+        """As ``Consumer.store_offsets``: the application asks for what it covers."""
+        message = args[0] if args else kwargs.get("message")
+        offsets = args[1] if len(args) > 1 else kwargs.get("offsets")
+        parts: list[TopicPartition] | None = None
+        try:
+            if not (self._auto_store or self._explicit) and (message is None) != (offsets is None):
+                parts = self._store(message, offsets)
+        except Exception as error:
+            self.reporter.fault("observing a store of offsets", error)
+        if parts is None:
+            self.consumer.store_offsets(*args, **kwargs)
+        else:
+            self.consumer.store_offsets(offsets=parts)
+
+    def _store(self, message: Message | None, offsets: list[TopicPartition] | None) -> list[TopicPartition] | None:
+        commits = self._asked(message, offsets)
+        self.read_committed(commits)
+        self.ask(commits)
+        theirs = {(one.topic, one.partition) for one in offsets or () if one.metadata}
+        texts = self.riders({key: offset for key, offset in commits.items() if key not in theirs}) if self._rides else {}
+        if not texts:
+            return None
+        return [with_metadata(one, texts) for one in ([_of_message(message)] if message is not None else offsets or ())]
+
+    def read_committed(self, keys: Iterable[Key]) -> None:
+        """Read what the last owner's commits carried, before they are overwritten."""
+        strangers = self.strangers(keys) if self._reads_committed else []
+        if not strangers or time.monotonic() < self._inherit_at:
+            return
+        try:
+            found = self.consumer.committed([TopicPartition(*key) for key in strangers], INHERIT_S)
+        except KafkaException as error:
+            self._inherit_at = time.monotonic() + INHERIT_AGAIN_S
+            self.complaints.say("inherit", f"gapstream sidecar: can't read what the last owner's commits carried: {error}")
+            return
+        for one in found:
+            if one.error is None:
+                self.inherit((one.topic, one.partition), one.offset, one.metadata)
 
     def consumer_group_metadata(self) -> Any:
-        """As ``Consumer.consumer_group_metadata``; warns, since offsets committed in a transaction are not followed yet."""
-        if not self._explicit:
-            self._complaints.say(
+        """As ``Consumer.consumer_group_metadata``; warns where the producer that it is for was not wrapped too."""
+        if not (self._explicit or self.in_transactions):
+            self.complaints.say(
                 "transaction",
-                "gapstream sidecar: offsets that are committed in a transaction are not supported in this version and not reported; "
-                "use explicit=True and received()",
+                "gapstream sidecar: offsets that a transaction commits are reported only if its producer is wrapped too: "
+                "producer = sidecar.wrap(producer)",
             )
         return self.consumer.consumer_group_metadata()
 
@@ -176,17 +321,24 @@ class Follower:
         on_lost: Callback | None = None,
     ) -> None:
         """As ``Consumer.subscribe``; the callbacks are given this consumer, so that they commit through it."""
-        callbacks: dict[str, Callback] = {}
-        if on_assign is not None:
-            callbacks["on_assign"] = self._handed_on(on_assign)
-        callbacks["on_revoke"] = self._forgetting(on_revoke)
-        callbacks["on_lost"] = self._forgetting(on_revoke if on_lost is None else on_lost)
-        self.consumer.subscribe(topics, **callbacks)
+        on_lost = on_revoke if on_lost is None else on_lost
+        self.consumer.subscribe(
+            topics, on_assign=self._beginning(on_assign), on_revoke=self._ending(on_revoke), on_lost=self._ending(on_lost)
+        )
 
-    def _handed_on(self, callback: Callback) -> Callback:
-        return lambda _, partitions: callback(self.front, partitions)
+    def _beginning(self, callback: Callback | None) -> Callback:
+        def began(_: Any, partitions: list[TopicPartition]) -> None:
+            self._follow(lambda: self._take_over(_keys(partitions)))
+            if callback is not None:
+                callback(self.front, partitions)
 
-    def _forgetting(self, callback: Callback | None) -> Callback:
+        return began
+
+    def _take_over(self, keys: list[Key]) -> None:
+        self.assigned(keys)
+        self.read_committed(keys)
+
+    def _ending(self, callback: Callback | None) -> Callback:
         """The application's callback, which may still commit; what it does not commit is the next owner's."""
 
         def ended(_: Any, partitions: list[TopicPartition]) -> None:
@@ -194,43 +346,63 @@ class Follower:
                 if callback is not None:
                     callback(self.front, partitions)
             finally:
-                self._follow(lambda deliveries: deliveries.forget(_keys(partitions)))
+                self._follow(lambda: self._give_up(_keys(partitions)))
 
         return ended
+
+    def _give_up(self, keys: list[Key]) -> None:
+        """Send what there is to say, so that the next owner has less to say."""
+        if self._automatic:
+            self.harvest()
+            self.say_no_more(keys)
+        self.unassigned(keys)
+        self.reporter.settle(self.affected(keys), self.terms.observe_before_commit, keys)
 
     def assign(self, partitions: list[TopicPartition]) -> None:
         """As ``Consumer.assign``."""
         self.consumer.assign(partitions)
-        self._follow(lambda deliveries: deliveries.assigned(_keys(partitions), all_others_end=True))
+        self._follow(lambda: self.assigned(_keys(partitions), by_hand=True, all_others_end=True))
 
     def incremental_assign(self, partitions: list[TopicPartition]) -> None:
         """As ``Consumer.incremental_assign``."""
         self.consumer.incremental_assign(partitions)
-        self._follow(lambda deliveries: deliveries.assigned(_keys(partitions), all_others_end=False))
+        self._follow(lambda: self.assigned(_keys(partitions), by_hand=True))
 
     def unassign(self) -> None:
         """As ``Consumer.unassign``."""
         self.consumer.unassign()
-        self._follow(lambda deliveries: deliveries.unassigned())
+        self._follow(self.unassigned)
 
     def incremental_unassign(self, partitions: list[TopicPartition]) -> None:
         """As ``Consumer.incremental_unassign``."""
         self.consumer.incremental_unassign(partitions)
-        self._follow(lambda deliveries: deliveries.unassigned(_keys(partitions)))
+        self._follow(lambda: self.unassigned(_keys(partitions)))
 
     def close(self) -> None:
-        """As ``Consumer.close``: ``on_revoke`` may still commit; then what was not committed is forgotten."""
+        """As ``Consumer.close``: ``on_revoke`` may still commit.
+
+        With auto-commit the client commits everything that it has handed out: that is received, unless an exception is on
+        its way out, which says that something was not processed.
+        """
+        if self._automatic and sys.exc_info()[1] is None:
+            self._came_back()
         try:
             self.consumer.close()
         finally:
-            self._follow(lambda deliveries: deliveries.forget())
+            self._follow(self._end)
 
-    def _follow(self, change: Callable[[Deliveries], None]) -> None:
+    def _end(self) -> None:
+        if self._automatic:
+            self.harvest()
+            self.say_no_more()
+            self.reporter.hurry(None, None)
+        self.unassigned()
+
+    def _follow(self, change: Callable[[], None]) -> None:
         try:
-            with self._lock:
-                change(self._deliveries)
+            change()
         except Exception as error:
-            self._reporter.fault("following an assignment", error)
+            self.reporter.fault("following an assignment", error)
 
 
 _FOLLOWED = (
@@ -242,6 +414,7 @@ _FOLLOWED = (
     "incremental_assign",
     "incremental_unassign",
     "poll",
+    "seek",
     "store_offsets",
     "subscribe",
     "unassign",
@@ -253,12 +426,12 @@ class WrappedConsumer:
 
     __slots__ = ("__weakref__", "_follower", *_FOLLOWED)
 
-    def __init__(self, follower: Follower) -> None:
+    def __init__(self, follower: ConsumerFollower) -> None:
         object.__setattr__(self, "_follower", follower)
         for name in _FOLLOWED:
             object.__setattr__(self, name, getattr(follower, name))
 
-    _follower: Follower
+    _follower: ConsumerFollower
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._follower.consumer, name)
@@ -294,13 +467,35 @@ def _keys(partitions: Iterable[TopicPartition]) -> list[Key]:
     return [(one.topic, one.partition) for one in partitions]
 
 
-def _stores_by_itself(consumer: Any) -> bool:
-    """Whether ``enable.auto.offset.store`` is on, so that ``commit()`` without arguments means the positions.
+def _of_message(message: Message) -> TopicPartition:
+    """What committing a message commits."""
+    topic, partition, offset, epoch = message.topic(), message.partition(), message.offset(), message.leader_epoch()
+    assert topic is not None
+    assert partition is not None
+    assert offset is not None
+    if epoch is None:
+        return TopicPartition(topic, partition, offset + 1)
+    return TopicPartition(topic, partition, offset + 1, leader_epoch=epoch)
 
-    librdkafka takes stored offsets, even none, only where it is off (``rd_kafka_offsets_store``).
-    """
-    try:
-        consumer.store_offsets(offsets=[])
-    except KafkaException:
-        return True
-    return False
+
+def with_metadata(part: TopicPartition, texts: Mapping[Key, str]) -> TopicPartition:
+    """The same offset, with what has to travel with it."""
+    text = texts.get((part.topic, part.partition))
+    if text is None:
+        return part
+    if part.leader_epoch is None:
+        return TopicPartition(part.topic, part.partition, part.offset, text)
+    return TopicPartition(part.topic, part.partition, part.offset, text, part.leader_epoch)
+
+
+def _spans(found: Iterable[Run]) -> dict[Key, tuple[int, int]]:
+    """First offset and stop of each partition."""
+    spans: dict[Key, tuple[int, int]] = {}
+    for topic, partition, first, stop in found:
+        low, high = spans.get((topic, partition), (first, stop))
+        spans[topic, partition] = (min(low, first), max(high, stop))
+    return spans
+
+
+def _is_too_large(part: TopicPartition) -> bool:
+    return part.error is not None and part.error.code() == KafkaError.OFFSET_METADATA_TOO_LARGE

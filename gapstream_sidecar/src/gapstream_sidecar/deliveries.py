@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from gapstream_sidecar.runs import RUN_BYTES, RunList
 
@@ -12,22 +12,18 @@ Key = tuple[str, int]
 
 _LOOK_EVERY = 4_096
 """New runs between two looks at the memory: 64 KiB, small beside any useful bound."""
+REPLAYS_MAX = 10_000
+"""Runs of replayed records that wait for their commit in one partition: about 1 MB. Beyond, the oldest are forgotten."""
 
 
-class Record(Protocol):
-    """The part of ``confluent_kafka.Message`` that is looked at."""
+class Replay(NamedTuple):
+    """A run of replayed records: where they were delivered, and where they come from."""
 
-    def error(self) -> object | None:
-        """None for a record; else this is an event, not a record."""
-
-    def topic(self) -> str | None:
-        """Topic's name."""
-
-    def partition(self) -> int | None:
-        """Partition's number."""
-
-    def offset(self) -> int | None:
-        """Record's offset."""
+    first: int
+    stop: int
+    source: Key
+    shift: int
+    """Added to an offset here, it is the offset there."""
 
 
 class Asked(NamedTuple):
@@ -38,18 +34,35 @@ class Asked(NamedTuple):
     """Delivered, exactly."""
     uncertain: RunList
     """Ranges in which deliveries were, which ones is no longer known: the memory's bound was reached."""
+    replays: list[Replay]
+    """Which of the received ones are replays, and of what."""
+
+    def sources(self) -> dict[Key, RunList]:
+        """What the received ones are replays of, by partition."""
+        found: dict[Key, RunList] = {}
+        for replay in self.replays:
+            found.setdefault(replay.source, RunList()).add(replay.first + replay.shift, replay.stop + replay.shift)
+        return found
 
 
 class _Partition:
-    __slots__ = ("active", "delivered", "position", "uncertain")
+    __slots__ = ("active", "asked", "delivered", "key", "replays", "returned", "stop", "sure", "uncertain")
 
-    def __init__(self) -> None:
+    def __init__(self, key: Key) -> None:
+        self.key = key
         self.delivered = RunList()
         self.uncertain = RunList()
-        self.position = 0
+        self.replays: list[Replay] = []
+        self.stop = 0
         """One past the last record handed out: what ``commit()`` without arguments stands for."""
+        self.sure = False
+        """Whether that is where the consumer stands: nobody has moved it since."""
+        self.asked = 0
+        """The offset asked for last: what the group has committed, if all went well."""
         self.active = True
-        """False once unassigned by hand: a commit that names the partition still counts, until it is assigned again."""
+        """False once the partition was given up: a commit that names it still counts."""
+        self.returned = False
+        """It was given up and assigned again, and what others were handed meanwhile is not known yet."""
 
 
 class Deliveries:
@@ -57,64 +70,89 @@ class Deliveries:
 
     Beyond that (an application that never commits, on a log full of holes) the lower half of the largest partition
     becomes one range that is known to be uncertain.
+
+    ``ripening``: what is handed out can't be taken before ``ripen`` is called, that is, before the application comes back.
     """
 
-    def __init__(self, max_bytes: int = 16 << 20) -> None:
+    def __init__(self, max_bytes: int = 16 << 20, *, ripening: bool = False) -> None:
         self._max_bytes = max_bytes
+        self._ripening = ripening
+        self._fresh: list[tuple[_Partition, int, int]] = []
+        self._fresh_replays: list[tuple[_Partition, Replay]] = []
         self._partitions: dict[Key, _Partition] = {}
+        self._followed: list[_Partition] | None = None
+        self._last = _Partition(("", -1))
         self._new_runs = 0
 
     # ------------------------------------------------------------------------------------------------- deliveries
 
-    def message(self, message: Record) -> None:
-        """One message of ``poll``; events that are no records change nothing."""
-        if message.error() is not None:
-            return
-        topic, partition, offset = message.topic(), message.partition(), message.offset()
-        if topic is None or partition is None or offset is None:
-            return
-        state = self._partitions.get((topic, partition))
-        if state is not None:
-            bounds = state.delivered.bounds
-            if bounds and bounds[-1] == offset:
-                state.position = bounds[-1] = offset + 1
-                return
-        self._add(topic, partition, offset, offset + 1)
-
-    def batch(self, messages: Sequence[Record]) -> None:
-        """The messages of one ``consume``, in their order; exact: offsets between them that were not delivered stay out."""
-        topic: str | None = None
-        partition: int | None = -1
-        first = stop = -1
-        for message in messages:
-            if message.error() is not None:
-                continue
-            offset = message.offset()
-            if offset == stop and message.partition() == partition and message.topic() == topic:
-                stop += 1
-                continue
-            if topic is not None and partition is not None:
-                self._add(topic, partition, first, stop)
-            topic, partition = message.topic(), message.partition()
-            if offset is None:
-                topic = None
-                continue
-            first, stop = offset, offset + 1
-        if topic is not None and partition is not None:
-            self._add(topic, partition, first, stop)
-
-    def _add(self, topic: str, partition: int, first: int, stop: int) -> None:
+    def add(self, topic: str, partition: int, first: int, stop: int) -> None:
+        """Records ``[first, stop)`` were handed out, one after the other."""
         state = self._partitions.get((topic, partition))
         if state is None:
-            state = self._partitions[topic, partition] = _Partition()
-        runs = len(state.delivered)
-        state.delivered.add(first, stop)
-        state.position = stop
-        if len(state.delivered) > runs:
+            state = self._partitions[topic, partition] = _Partition((topic, partition))
+        if state.returned:
+            _begin_anew(state)
+        if not state.sure:
+            state.sure = True
+            self._followed = None
+        state.stop = stop
+        self._last = state
+        if self._ripening:
+            self._fresh.append((state, first, stop))
+        else:
+            self._deliver(state, first, stop)
+
+    def follows(self, topic: str, partition: int, offset: int) -> bool:
+        """Whether the record is the next one of the partition that was handed out last; then it is added, cheaply."""
+        state = self._last
+        if offset != state.stop or partition != state.key[1] or topic != state.key[0] or not state.sure or state.returned:
+            return False
+        state.stop = offset + 1
+        if self._ripening:
+            self._fresh.append((state, offset, offset + 1))
+            return True
+        bounds = state.delivered.bounds
+        if bounds and bounds[-1] == offset:
+            bounds[-1] = offset + 1
+        else:
+            self._deliver(state, offset, offset + 1)
+        return True
+
+    def _deliver(self, state: _Partition, first: int, stop: int) -> None:
+        delivered = state.delivered
+        bounds = delivered.bounds
+        if bounds and bounds[-1] == first:
+            bounds[-1] = stop
+            return
+        runs = len(delivered)
+        delivered.add(first, stop)
+        if len(delivered) > runs:
             self._new_runs += 1
             if self._new_runs >= _LOOK_EVERY:
                 self._new_runs = 0
                 self._keep_within_bound()
+
+    def replayed(self, topic: str, partition: int, offset: int, source: Key, source_offset: int) -> bool:
+        """The record at ``offset``, which was handed out, is a replay of another; whether all of these could be kept."""
+        state = self._partitions[topic, partition]
+        replay = Replay(offset, offset + 1, source, source_offset - offset)
+        if self._ripening:
+            self._fresh_replays.append((state, replay))
+            return True
+        return self._replayed(state, replay)
+
+    def _replayed(self, state: _Partition, replay: Replay) -> bool:
+        if state.replays:
+            last = state.replays[-1]
+            if (last.stop, last.source, last.shift) == (replay.first, replay.source, replay.shift):
+                state.replays[-1] = last._replace(stop=replay.stop)
+                return True
+        state.replays.append(replay)
+        if len(state.replays) <= REPLAYS_MAX:
+            return True
+        del state.replays[: REPLAYS_MAX // 2]
+        return False
 
     def _keep_within_bound(self) -> None:
         total = sum(len(state.delivered) for state in self._partitions.values())
@@ -130,50 +168,208 @@ class Deliveries:
         """Runs held at present, of all partitions."""
         return sum(len(state.delivered) for state in self._partitions.values())
 
+    # ------------------------------------------------------------------------------------------ without the records
+
     @property
-    def pending(self) -> bool:
-        """Whether anything was delivered and not asked for."""
-        return any(state.delivered or state.uncertain for state in self._partitions.values())
+    def followed(self) -> Sequence[_Partition]:
+        """Partitions of which it is known where the consumer stands; the same object as long as they are the same."""
+        if self._followed is None:
+            self._followed = [state for state in self._partitions.values() if state.sure and state.active]
+        return self._followed
+
+    def moved(self, positions: Sequence[int], count: int) -> bool:
+        """Whether ``count`` records that were handed out are just what lies between the known positions and these.
+
+        ``positions``: where the consumer stands now in each of ``followed``. If so, they are delivered. Each record of a
+        partition moves its position by one or, where offsets were skipped, by more; so if the movements sum up to the
+        number of records, none was skipped, and no record is of another partition.
+        """
+        moves = []
+        for state, position in zip(self.followed, positions, strict=True):
+            step = position - state.stop
+            if step < 0:
+                return False
+            if step:
+                moves.append((state, position))
+                count -= step
+        if count:
+            return False
+        for state, position in moves:
+            self.add(*state.key, state.stop, position)
+        return True
+
+    def moved_to(self, key: Key, offset: int) -> None:
+        """The consumer was moved, and ``commit()`` without arguments means that place now."""
+        state = self._partitions.get(key)
+        if state is not None:
+            state.stop = offset
+
+    def sought(self, key: Key) -> None:
+        """The consumer was moved: where it stands is not known before it hands out the next record."""
+        state = self._partitions.get(key)
+        if state is not None:
+            state.sure = False
+            self._followed = None
 
     # ------------------------------------------------------------------------------------------------ assignments
 
-    def assigned(self, keys: Iterable[Key], *, all_others_end: bool) -> None:
-        """Partitions were assigned by hand: those that had been given up begin anew.
+    def assigned(self, keys: Iterable[Key], *, all_others_end: bool = False) -> None:
+        """Partitions were assigned.
 
+        Of those that had been given up, what is below the group's committed offset was others' meanwhile, and everything is
+        where that offset does not get known (``committed``) before the next record is handed out or asked for.
         ``all_others_end``: the assignment is replaced, not added to.
         """
         given = set(keys)
-        for key in [key for key, state in self._partitions.items() if key in given and not state.active]:
-            del self._partitions[key]
+        for key in given:
+            self.sought(key)
+            state = self._partitions.get(key)
+            if state is None or state.active:
+                continue
+            state.active = True
+            state.asked = state.stop = 0
+            # Under auto-commit what the application still works on was committed for it: nobody else is handed it.
+            state.returned = not self._ripening
         if all_others_end:
             self.unassigned(key for key in self._partitions if key not in given)
 
     def unassigned(self, keys: Iterable[Key] | None = None) -> None:
-        """Partitions (None: all) were given up by hand: ``commit()`` no longer covers them, a commit that names them does."""
+        """Partitions (None: all) were given up: ``commit()`` no longer covers them, a commit that names them does."""
+        self._followed = None
         for key in list(self._partitions if keys is None else keys):
             state = self._partitions.get(key)
             if state is not None:
                 state.active = False
 
-    def forget(self, keys: Iterable[Key] | None = None) -> None:
-        """Partitions (None: all) went to somebody else, who will be handed what was not committed."""
-        for key in list(self._partitions if keys is None else keys):
-            self._partitions.pop(key, None)
-
     # ---------------------------------------------------------------------------------------------------- commits
+
+    def committed(self, key: Key, offset: int) -> None:
+        """The group's committed offset, as it was found: what was handed out before a return and lies below it is others'."""
+        state = self._partitions.get(key)
+        if state is None:
+            state = self._partitions[key] = _Partition(key)
+        state.asked = max(offset, state.asked)
+        if state.returned:
+            state.returned = False
+            _drop_below(state, offset)
 
     def positions(self) -> dict[Key, int]:
         """What ``commit()`` without arguments stands for: one past the last record of each assigned partition."""
-        return {key: state.position for key, state in self._partitions.items() if state.active}
+        return {key: state.stop for key, state in self._partitions.items() if state.active and state.stop}
 
-    def ask(self, commits: Mapping[Key, int]) -> list[Asked]:
-        """The application asks to commit these offsets (one past the last processed): what that covers for the first time."""
+    def keys(self) -> list[Key]:
+        """The assigned partitions of which something was handed out."""
+        return [key for key, state in self._partitions.items() if state.active]
+
+    def stop(self, key: Key) -> int:
+        """One past the last record handed out; 0 where there was none."""
+        state = self._partitions.get(key)
+        return 0 if state is None else state.stop
+
+    def known(self, keys: Iterable[Key]) -> list[Key]:
+        """Those of which it was heard here."""
+        return [key for key in keys if key in self._partitions]
+
+    def is_sure(self, key: Key) -> bool:
+        """Whether nobody has moved the consumer since the last record."""
+        state = self._partitions.get(key)
+        return state is not None and state.sure
+
+    def rising(self, commits: Mapping[Key, int]) -> list[Key]:
+        """Those for which nothing higher was asked last: without arguments a client commits those alone."""
+        states = ((self._partitions.get(key), offset) for key, offset in commits.items())
+        return [state.key for state, offset in states if state is not None and offset >= state.asked]
+
+    def ask(self, commits: Mapping[Key, int], *, named: bool = True) -> list[Asked]:
+        """The application asks to commit these offsets (one past the last processed): what that covers for the first time.
+
+        ``named``: by their numbers, so that even a lower one is committed.
+        """
+        for key, offset in commits.items():
+            state = self._partitions.get(key)
+            if state is not None:
+                state.asked = offset if named else max(offset, state.asked)
+        if self._fresh:
+            self._ripen_below(commits)
+        return self._take(commits)
+
+    def _take(self, commits: Mapping[Key, int]) -> list[Asked]:
         answer = []
         for key, offset in commits.items():
             state = self._partitions.get(key)
             if state is None:
                 continue
+            if state.returned:
+                _begin_anew(state)
             received, uncertain = state.delivered.take_below(offset), state.uncertain.take_below(offset)
             if received or uncertain:
-                answer.append(Asked(key, received, uncertain))
+                answer.append(Asked(key, received, uncertain, _take_replays(state, offset) if state.replays else []))
         return answer
+
+    def _ripen_below(self, commits: Mapping[Key, int]) -> None:
+        fresh, self._fresh = self._fresh, []
+        for state, first, stop in fresh:
+            cut = max(first, min(stop, commits.get(state.key, 0)))
+            if first < cut:
+                self._deliver(state, first, cut)
+            if cut < stop:
+                self._fresh.append((state, cut, stop))
+        replays, self._fresh_replays = self._fresh_replays, []
+        for state, replay in replays:
+            if replay.first < commits.get(state.key, 0):
+                self._replayed(state, replay)
+            else:
+                self._fresh_replays.append((state, replay))
+
+    def restore(self, asked: Iterable[Asked]) -> None:
+        """What was asked for is not asked for after all: the transaction was aborted."""
+        for one in asked:
+            state = self._partitions.get(one.key)
+            if state is None:
+                continue
+            for first, stop in one.received:
+                state.delivered.add(first, stop)
+            for first, stop in one.uncertain:
+                state.uncertain.add(first, stop)
+            state.replays[:0] = one.replays
+        self._keep_within_bound()
+
+    # ----------------------------------------------------------------------------------------------------- ripening
+
+    def ripen(self) -> bool:
+        """The application came back: what it was handed can be taken now. Whether there is something to take."""
+        for state, first, stop in self._fresh:
+            self._deliver(state, first, stop)
+        for state, replay in self._fresh_replays:
+            self._replayed(state, replay)
+        ripe = bool(self._fresh)
+        self._fresh.clear()
+        self._fresh_replays.clear()
+        return ripe
+
+    def ripens_again(self) -> bool:
+        """Whether something may be ripe already and ripen once more: it has to be taken before, or twice would count as once."""
+        return any(state.delivered and first < state.delivered.bounds[-1] for state, first, _ in self._fresh)
+
+    def take_ripe(self) -> list[Asked]:
+        """Everything that is ripe."""
+        ends = {key: max([0, *state.delivered.bounds[-1:], *state.uncertain.bounds[-1:]]) for key, state in self._partitions.items()}
+        return self._take({key: end for key, end in ends.items() if end})
+
+
+def _begin_anew(state: _Partition) -> None:
+    state.returned = False
+    state.delivered, state.uncertain, state.replays = RunList(), RunList(), []
+
+
+def _drop_below(state: _Partition, offset: int) -> None:
+    state.delivered.take_below(offset)
+    state.uncertain.take_below(offset)
+    _take_replays(state, offset)
+
+
+def _take_replays(state: _Partition, offset: int) -> list[Replay]:
+    """Take out those below ``offset``."""
+    taken = [replay._replace(stop=min(replay.stop, offset)) for replay in state.replays if replay.first < offset]
+    state.replays = [replay._replace(first=max(replay.first, offset)) for replay in state.replays if replay.stop > offset]
+    return taken

@@ -1,18 +1,22 @@
-"""What is to be reported, by partition, within a bound. Pure: no Kafka, no lock, no thread, no clock.
+"""What is to be reported, by partition, within a bound. Pure: no Kafka, no lock, no thread; time is an argument.
 
 Each partition has at most one observation in flight, so what is sent again after a failure is always the last sequence
 number: the reader's rule "at or below the last one is a repeat" then never swallows anything. Meanwhile later offsets
-gather into few runs.
+gather into few runs. A layer's number is its sequence from the day it begins, because it may travel under that number in a
+commit's metadata before it is sent.
 """
 
 from __future__ import annotations
 
 import json
+from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from gapstream_sidecar.carried import Carried
 from gapstream_sidecar.deliveries import Key
+from gapstream_sidecar.pace import Pace
 from gapstream_sidecar.runs import RUN_BYTES, RunList
 
 RECEIVED = "received"
@@ -31,14 +35,26 @@ REASON_CHARACTERS = 256
 class Layer:
     """Offsets that one observation will hold: each offset once, so that a second receipt needs another layer."""
 
-    __slots__ = ("reason", "runs", "serial", "status")
+    __slots__ = ("number", "origin", "reason", "runs", "serial", "status")
 
-    def __init__(self, status: str, reason: str | None, serial: int, runs: RunList | None = None) -> None:
+    def __init__(
+        self,
+        status: str,
+        reason: str | None,
+        serial: int,
+        number: int,
+        runs: RunList | None = None,
+        origin: tuple[str, int] | None = None,
+    ) -> None:
         self.status = status
         self.reason = reason
         self.serial = serial
-        """Rises by one with every layer of the partition; 0 for what was dropped and is older than all."""
+        """Rises with every layer of the partition: the order of sending."""
+        self.number = number
+        """Its sequence, if it is ours."""
         self.runs = RunList() if runs is None else runs
+        self.origin = origin
+        """Source and sequence of another owner who said it first."""
 
     @property
     def size(self) -> int:
@@ -49,12 +65,12 @@ class Layer:
 class InFlight:
     """The one observation of a partition that is not yet acknowledged."""
 
-    __slots__ = ("layer", "payload", "sequence")
+    __slots__ = ("layer", "leased", "payload")
 
-    def __init__(self, layer: Layer, sequence: int, payload: bytes) -> None:
+    def __init__(self, layer: Layer, payload: bytes, leased: int) -> None:
         self.layer = layer
-        self.sequence = sequence
         self.payload = payload
+        self.leased = leased
 
     @property
     def size(self) -> int:
@@ -66,58 +82,102 @@ class Outgoing:
     """Everything to be reported about one partition."""
 
     __slots__ = (
-        "due",
+        "ahead",
+        "edge",
+        "held_until",
         "in_flight",
         "key",
+        "launched",
+        "leased",
         "lost",
+        "lost_number",
+        "lost_serial",
+        "number",
+        "pace",
         "queue",
         "queued_bytes",
         "retry_at",
         "run_limit",
-        "sequence",
         "serial",
+        "since",
         "slow",
         "tails",
+        "told",
+        "unknown",
         "urgent",
+        "version",
     )
 
-    def __init__(self, key: Key) -> None:
+    def __init__(self, key: Key, run_limit: int) -> None:
         self.key = key
         self.queue: deque[Layer] = deque()
         self.tails: dict[tuple[str, str | None], Layer] = {}
         """Status and reason -> the queued layer that still takes offsets."""
         self.queued_bytes = 0
         self.lost = RunList()
-        """Dropped for want of memory, to be reported as unobserved."""
+        """Dropped for want of memory, to be reported as unobserved in the place of the newest of the layers it was."""
+        self.lost_serial = self.lost_number = 0
         self.in_flight: InFlight | None = None
-        self.sequence = 0
         self.serial = 0
         """Of the newest layer."""
+        self.number = 0
+        """The last one that was given to a layer."""
+        self.launched = 0
+        """The last one that was sent."""
         self.urgent = -1
-        """Layers up to this serial don't wait for company."""
-        self.due = 0.0
-        """When the queue is sent at the latest; the reporter's clock."""
+        """Layers up to this serial don't wait for their turn."""
+        self.pace = Pace()
+        self.edge: int | None = None
+        """One past the offset that was told last; what follows it was not skipped to."""
+        self.since = 0.0
+        """When there was something to send, by the reporter's clock."""
+        self.held_until = float("-inf")
+        """Nothing is sent before that."""
         self.retry_at = 0.0
         """When an observation that failed is tried again."""
-        self.run_limit = RUNS_PER_RECORD
+        self.run_limit = run_limit
         self.slow = False
         """An acknowledgement did not come in time, and none has come since: commits don't wait for this partition."""
+        self.unknown = False
+        """The brokers don't know the topic of observations, or this partition of it: nobody watches."""
+        self.ahead: tuple[int, int] | None = None
+        """Of a consumer that commits by itself: where it was handed out records first, and how far it may be."""
+        self.told = 0
+        """One past the highest offset that was sent."""
+        self.leased = 0
+        """How far the last acknowledged observation lets it go."""
+        self.version = 0
+        """Changes when what is not acknowledged changes in any other way than by one more offset at its end."""
 
     def is_waiting(self) -> bool:
         """Whether there is something that is not in flight."""
         return bool(self.queue or self.lost)
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything is acknowledged."""
+        return self.in_flight is None and not self.queue and not self.lost
+
+    @property
+    def next_serial(self) -> int:
+        """Of what is sent next; there must be something waiting."""
+        return self.lost_serial if self.lost else self.queue[0].serial
 
     def settled(self, serial: int) -> bool:
         """Whether everything up to the layer ``serial`` is acknowledged."""
         if self.in_flight is not None:
             oldest = self.in_flight.layer.serial
         elif self.lost:
-            oldest = 0
+            oldest = self.lost_serial
         elif self.queue:
             oldest = self.queue[0].serial
         else:
             return True
         return oldest > serial
+
+    def ends_at(self, offset: int | None) -> bool:
+        """Whether the newest layer ends with a run up to ``offset``: as far as a commit of ``offset`` says by itself."""
+        return bool(self.queue) and self.queue[-1].runs.bounds[-1:] == array("q", [offset or 0])
 
 
 @dataclass(slots=True)
@@ -140,13 +200,14 @@ class Outbox:
         """The partition's, made if need be."""
         found = self.partitions.get(key)
         if found is None:
-            found = self.partitions[key] = Outgoing(key)
+            # No more than an eighth of the memory for one observation and its text.
+            found = self.partitions[key] = Outgoing(key, min(RUNS_PER_RECORD, self.max_bytes // 512))
         return found
 
     @property
     def empty(self) -> bool:
         """Whether everything is acknowledged."""
-        return all(one.in_flight is None and not one.is_waiting() for one in self.partitions.values())
+        return all(one.idle for one in self.partitions.values())
 
     # ---------------------------------------------------------------------------------------------------- putting
 
@@ -156,29 +217,100 @@ class Outbox:
         label = (status, None if reason is None else reason[:REASON_CHARACTERS])
         tail = state.tails.get(label)
         before = tail.size if tail is not None else 0
+        held = len(tail.runs) if tail is not None else 0
         for first, stop in runs:
-            if tail is None or len(tail.runs) >= RUNS_PER_RECORD or tail.runs.overlaps(first, stop):
+            self._pass(state, first, stop)
+            if tail is None or len(tail.runs) >= state.run_limit or tail.runs.overlaps(first, stop):
                 if tail is not None:
                     self._grew(state, tail.size - before)
                 state.serial += 1
-                tail = Layer(*label, state.serial)
+                state.number += 1
+                tail = Layer(*label, state.serial, state.number)
                 state.queue.append(tail)
                 state.tails[label] = tail
-                before = 0
+                before = held = 0
             tail.runs.add(first, stop)
         if tail is not None:
             self._grew(state, tail.size - before)
+            if len(tail.runs) != held or not state.ends_at(state.edge):
+                state.version += 1
         if self.size > self.max_bytes:
             self._drop()
         return state
 
-    def add_lost(self, key: Key, runs: Iterable[tuple[int, int]]) -> Outgoing:
-        """Queue runs of which it is not known what happened there."""
+    def _pass(self, state: Outgoing, first: int, stop: int) -> None:
+        if state.edge not in (None, first):
+            state.pace.skipped = True
+        state.edge = stop
+
+    def announce(self, key: Key, ahead: tuple[int, int]) -> Outgoing:
+        """Say how far the partition may be handed out, with the next observation: if there is none, with an empty one."""
         state = self.of(key)
-        self._lose(state, runs)
+        if state.ahead is None or state.ahead[0] != ahead[0]:
+            state.told = 0
+        state.ahead = ahead
+        if not state.is_waiting():
+            state.serial += 1
+            state.number += 1
+            state.queue.append(Layer(RECEIVED, None, state.serial, state.number))
+            state.tails[RECEIVED, None] = state.queue[-1]
+            self._grew(state, state.queue[-1].size)
+        return state
+
+    def add_carried(self, row: Carried) -> Outgoing:
+        """Queue what another owner said and could not send."""
+        if not row.source:
+            return self.add(row.key, row.runs, row.status, row.reason)
+        state = self.of(row.key)
+        state.serial += 1
+        state.number += 1
+        layer = Layer(row.status, row.reason, state.serial, state.number, row.runs, (row.source, row.number))
+        state.queue.append(layer)
+        state.version += 1
+        state.pace.skipped = True
+        self._grew(state, layer.size)
         if self.size > self.max_bytes:
             self._drop()
         return state
+
+    def park(self, key: Key, runs: RunList) -> Carried:
+        """What a transaction would make received: an observation with a number of its own, that is not queued yet."""
+        state = self.of(key)
+        state.tails.clear()
+        state.number += 1
+        return Carried(key, self.source, state.number, RECEIVED, None, runs)
+
+    def unpark(self, row: Carried) -> Outgoing:
+        """The transaction is committed: queue it under its number, unless a later one was sent.
+
+        What waits before it has travelled with the same commit, so it may as well go under the later number.
+        """
+        state = self.of(row.key)
+        if row.number <= state.launched:
+            return self.add(row.key, row.runs)
+        at = sum(layer.number < row.number for layer in state.queue)
+        before = state.queue[at - 1] if at else None
+        state.serial += 1
+        if before is not None and _joins(before, row.runs, state.run_limit):
+            self._grew(state, -before.size)
+            before.number = row.number
+        else:
+            before = Layer(RECEIVED, None, state.serial, row.number)
+            state.queue.insert(at, before)
+        for run in row.runs:
+            self._pass(state, *run)
+            before.runs.add(*run)
+        state.version += 1
+        self._grew(state, before.size)
+        if self.size > self.max_bytes:
+            self._drop()
+        return state
+
+    def close_tails(self, key: Key) -> None:
+        """What is queued takes no more offsets: later ones get a number of their own."""
+        state = self.partitions.get(key)
+        if state is not None:
+            state.tails.clear()
 
     def _grew(self, state: Outgoing, by: int) -> None:
         state.queued_bytes += by
@@ -190,30 +322,37 @@ class Outbox:
         """Whether the payloads in flight leave room for one more: they may take a quarter of the bound."""
         return self.in_flight_bytes == 0 or self.in_flight_bytes < self.max_bytes // 4
 
-    def launch(self, state: Outgoing, at: str) -> InFlight:
+    def launch(self, state: Outgoing, at: str, now: float = 0.0) -> InFlight:
         """Make the partition's next observation and have it in flight; there must be something waiting and nothing in flight.
 
-        ``at``: time of the report, RFC 3339.
+        ``at``: time of the report, RFC 3339. ``now``: the same by the reporter's clock.
         """
         layer = self._next_layer(state)
-        state.sequence += 1
+        state.launched = layer.number
+        state.version += 1
+        state.pace.sent(now, more=state.is_waiting())
+        state.told = max(state.told, *layer.runs.bounds[-1:], 0)
         payload = _encode(self.sink, self.source, state, layer, at)
-        state.in_flight = InFlight(layer, state.sequence, payload)
+        state.in_flight = InFlight(layer, payload, 0 if state.ahead is None else state.ahead[1])
         self.size += state.in_flight.size
         self.in_flight_bytes += state.in_flight.size
         return state.in_flight
 
     def _next_layer(self, state: Outgoing) -> Layer:
         if state.lost:  # older than all else, and the horizon should not run ahead of it
-            runs = state.lost.take_runs(state.run_limit)
+            self._coarsen(state, state.run_limit)
+            runs, state.lost = state.lost, RunList()
             self.size -= RUN_BYTES * len(runs)
-            return Layer(UNOBSERVED, None, 0, runs)
+            return Layer(UNOBSERVED, None, state.lost_serial, state.lost_number, runs)
         layer = state.queue[0]
         if len(layer.runs) > state.run_limit:
-            part = layer.runs.take_runs(state.run_limit)
-            self._grew(state, -RUN_BYTES * len(part))
+            part = Layer(layer.status, layer.reason, layer.serial, layer.number, layer.runs.take_runs(state.run_limit), layer.origin)
+            self._grew(state, -RUN_BYTES * len(part.runs))
             self._close(state, layer)
-            return Layer(layer.status, layer.reason, layer.serial, part)
+            for later in state.queue:
+                later.number += 1
+            state.number += 1
+            return part
         state.queue.popleft()
         self._close(state, layer)
         self._grew(state, -layer.size)
@@ -226,8 +365,10 @@ class Outbox:
 
     def acknowledged(self, state: Outgoing) -> None:
         """The observation in flight is in the topic."""
+        if state.in_flight is not None:
+            state.leased = state.in_flight.leased
         self._landed(state)
-        state.slow = False
+        state.slow = state.unknown = False
 
     def too_large(self, state: Outgoing) -> bool:
         """The broker won't take a record of that size: the runs go back, smaller records follow under the same number.
@@ -238,10 +379,9 @@ class Outbox:
         if flight is None or len(flight.layer.runs) < 2:
             return False
         self._landed(state)
-        state.sequence -= 1  # it was refused, so the number is free
         state.run_limit = len(flight.layer.runs) // 2
-        if flight.layer.serial == 0:
-            self._lose(state, flight.layer.runs, count=False)
+        if flight.layer.number == state.lost_number and flight.layer.status == UNOBSERVED:
+            self._lose(state, flight.layer, count=False)
         else:
             state.queue.appendleft(flight.layer)
             self._grew(state, flight.layer.size)
@@ -249,9 +389,24 @@ class Outbox:
 
     def _landed(self, state: Outgoing) -> None:
         flight, state.in_flight = state.in_flight, None
+        state.version += 1
         if flight is not None:
             self.size -= flight.size
             self.in_flight_bytes -= flight.size
+
+    def rows(self, state: Outgoing) -> Iterator[Carried]:
+        """What is not acknowledged, the oldest first, as it travels in a commit's metadata."""
+        if state.in_flight is not None and state.in_flight.layer.runs:
+            yield self._row(state, state.in_flight.layer)
+        if state.lost:
+            yield Carried(state.key, "", 0, UNOBSERVED, None, state.lost)
+        for layer in state.queue:
+            if layer.runs:
+                yield self._row(state, layer)
+
+    def _row(self, state: Outgoing, layer: Layer) -> Carried:
+        source, number = layer.origin or (self.source, layer.number)
+        return Carried(state.key, source, number, layer.status, layer.reason, layer.runs)
 
     # --------------------------------------------------------------------------------------------------- dropping
 
@@ -270,7 +425,7 @@ class Outbox:
                 layer = state.queue.popleft()
                 self._close(state, layer)
                 self._grew(state, -layer.size)
-                self._lose(state, layer.runs)
+                self._lose(state, layer)
         for state in self._largest_lost():
             if self.size <= target:
                 break
@@ -279,9 +434,11 @@ class Outbox:
     def _largest_lost(self) -> Iterator[Outgoing]:
         return iter(sorted(self.partitions.values(), key=lambda one: -len(one.lost)))
 
-    def _lose(self, state: Outgoing, runs: Iterable[tuple[int, int]], *, count: bool = True) -> None:
+    def _lose(self, state: Outgoing, layer: Layer, *, count: bool = True) -> None:
         before = len(state.lost)
-        for first, stop in runs:
+        state.lost_serial, state.lost_number = layer.serial, layer.number
+        state.version += 1
+        for first, stop in layer.runs:
             state.lost.add(first, stop)
             if count:
                 self.dropped += stop - first
@@ -304,6 +461,12 @@ class Outbox:
         return left
 
 
+def _joins(layer: Layer, runs: RunList, limit: int) -> bool:
+    """Whether one observation of ours can say both."""
+    ours = layer.origin is None and (layer.status, layer.reason) == (RECEIVED, None)
+    return ours and len(layer.runs) + len(runs) <= limit and not any(layer.runs.overlaps(*run) for run in runs)
+
+
 def _encode(sink: str, source: str, state: Outgoing, layer: Layer, at: str) -> bytes:
     """The observation's JSON: the only place where ranges become closed."""
     topic, partition = state.key
@@ -317,5 +480,9 @@ def _encode(sink: str, source: str, state: Outgoing, layer: Layer, at: str) -> b
     }
     if layer.reason is not None:
         said["reason"] = layer.reason
-    said |= {"source": source, "sequence": state.sequence, "at": at}
+    who, number = layer.origin or (source, layer.number)
+    said |= {"source": who, "sequence": number, "at": at}
+    if state.ahead is not None:
+        told = max(state.ahead[0], state.told)
+        said["ahead"] = [told, max(told, state.ahead[1])]
     return json.dumps(said, separators=(",", ":")).encode()

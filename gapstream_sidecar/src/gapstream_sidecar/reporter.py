@@ -2,68 +2,45 @@
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import os
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException
 
-from gapstream_sidecar.complaints import CLIENT_LOGGER, Complaints
+from gapstream_sidecar import lifetime
+from gapstream_sidecar.carried import Carried, encode
+from gapstream_sidecar.client import NOT_WATCHED, ProducerLike
+from gapstream_sidecar.complaints import Complaints
 from gapstream_sidecar.deliveries import Key
-from gapstream_sidecar.outbox import RECEIVED, Outbox, Outgoing
+from gapstream_sidecar.outbox import RECEIVED, UNOBSERVED, Outbox, Outgoing
+from gapstream_sidecar.runs import RunList
+from gapstream_sidecar.stats import Stats
 
 LINGER_S = 0.1
 """How long offsets wait for company when nobody is in a hurry."""
+SKIPPED_LINGER_S = 0.02
+"""The same where something was skipped or repeated: somebody waits for the news."""
 RETRY_S = 1.0
 """Between two attempts for one partition; librdkafka's own retries come before."""
 RENEW_S = 5.0
 """After a fatal error of the producer, before a new one takes over."""
-EXIT_S = 2.0
-"""What the end of the interpreter may be delayed by, all sidecars together."""
+SUSPENDED_S = 3.0
+"""A thread that turns once a second was not turning for that long: the process was stopped, and others may own its partitions."""
 _SLICE_S = 0.05
 """The longest wait inside the client while something is in flight: new offsets can't wake it."""
 _IDLE_S = 1.0
 """The longest rest while nothing is in flight: the client's own events (token refresh, errors) are served then."""
 _CROWDED_S = 0.01
 """The shortest wait while the payloads in flight leave no room for more."""
-
-
-class ProducerLike(Protocol):
-    """The part of ``confluent_kafka.Producer`` that is used."""
-
-    def produce(self, topic: str, value: bytes, *, partition: int, on_delivery: Callable[[KafkaError | None, Any], None]) -> None:
-        """Queue a record. Raises BufferError, KafkaException."""
-
-    def poll(self, timeout: float) -> int:
-        """Wait for events and run their callbacks."""
-
-    def purge(self) -> None:
-        """Drop what is queued and in flight."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """Counters since the sidecar was made (in a forked child: since the fork)."""
-
-    sent: int = 0
-    """Observations handed to the client; trying one again is not counted."""
-    acknowledged: int = 0
-    """Observations that are in the topic."""
-    failed: int = 0
-    """Attempts that ended with an error, and faults inside the sidecar."""
-    dropped: int = 0
-    """Offsets whose report was given up: told as unobserved later, or not at all where the sidecar was closed first."""
-    backlog_bytes: int = 0
-    """Memory of what is not yet acknowledged, about."""
+Awaited = list[tuple[Outgoing, int]]
+"""Partitions and the serial up to which an acknowledgement is awaited."""
 
 
 class Reporter:
@@ -84,7 +61,7 @@ class Reporter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._make_producer = make_producer
-        self._sink = sink
+        self.sink = sink
         self._topic_prefix = f"{app_id}.observations."
         self._max_bytes = max_backlog_bytes
         self._complaints = complaints
@@ -92,22 +69,28 @@ class Reporter:
         self._producer: ProducerLike | None = None
         self._begin()
         self._producer = make_producer()
-        _LIVE.add(self)
+        lifetime.forks(self)
 
     def _begin(self) -> None:
         """The state of a sidecar that has reported nothing: in a new process everything is new, the lock too."""
         self._changed = threading.Condition()
-        self._outbox = Outbox(self._sink, f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}", self._max_bytes)
+        self._outbox = Outbox(self.sink, f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}", self._max_bytes)
         self._waiting: dict[Key, Outgoing] = {}
         """Partitions with something queued."""
         self._failed_partitions: dict[Key, Outgoing] = {}
         """Partitions whose observation in flight waits for another attempt."""
+        self._texts: dict[Key, tuple[int, str]] = {}
+        """Version and text of what travels with commits of what simply follows."""
+        self._calls: dict[Callable[[], None], float] = {}
+        """Calls that were asked for, and when they are due."""
         self._handed_over = 0
         self._generation = 0
         self._renew_at = float("-inf")
         """Before that no producer is made."""
         self._retired: list[ProducerLike] = []
         self._thread: threading.Thread | None = None
+        self._turned_at = float("inf")
+        """When the thread last took its turn."""
         self._closing = self._closed = False
         self._sent = self._acknowledged = self._failures = self._dropped_late = 0
 
@@ -130,40 +113,134 @@ class Reporter:
         self._complaints.say(kind, f"gapstream sidecar: {kind} failed; the application goes on, its reports may lack offsets", error=error)
 
     def add(self, key: Key, runs: Iterable[tuple[int, int]], status: str = RECEIVED, reason: str | None = None) -> None:
-        """Report half-open runs of offsets, within ``LINGER_S``."""
+        """Report half-open runs of offsets: soon, in the partition's turn."""
         with self._changed:
             if self._refused(runs):
                 return
+            self._notice_suspension()
             self._queued(self._outbox.add(key, runs, status, reason))
 
     def add_lost(self, key: Key, runs: Iterable[tuple[int, int]]) -> None:
         """Report that it is not known what happened in these half-open runs."""
+        self.add(key, runs, UNOBSERVED)
+
+    def inherit(self, rows: Iterable[Carried]) -> None:
+        """Report what another owner said and may not have sent; of our own rows everything is here already."""
         with self._changed:
-            if self._refused(runs):
-                return
-            self._queued(self._outbox.add_lost(key, runs))
+            for row in rows:
+                if row.source != self._outbox.source and not self._refused(row.runs):
+                    self._queued(self._outbox.add_carried(row))
 
-    def settle(self, keys: Iterable[Key] | None, timeout: float) -> bool:
-        """Send what is queued for these partitions (None: for all) and wait for the acknowledgements; whether all came.
+    def settle(self, keys: Iterable[Key] | None, timeout: float, forced: Collection[Key] | None = ()) -> bool:
+        """Send what is queued for these partitions (None: for all), as far as it is their turn, and wait for the acknowledgements.
 
-        A partition whose last acknowledgement did not come in time is not waited for until one comes: a topic that does
-        not exist yet must not slow down every commit.
+        ``forced``: partitions whose turn it always is (None: all). For the others nobody waits while commits follow each other
+        closely: what is not acknowledged travels with them, and a wait for each partition once a second would add up.
+        Returns whether everything is acknowledged. A partition whose last acknowledgement did not come in time is not
+        waited for until one comes: a topic that does not exist yet must not
+        slow down every commit.
         """
         with self._changed:
-            states = self._hurry(keys)
-            awaited = [(state, state.serial) for state in states if not state.slow]
-            in_time = self._await(awaited, timeout)
+            states, awaited = self._hurry(keys, forced)
+            self.wait(awaited, timeout)
+            return all(state.idle for state in states)
+
+    def hurry(self, keys: Iterable[Key] | None, forced: Collection[Key] | None = ()) -> Awaited:
+        """The first half of ``settle``: what there is to wait for."""
+        with self._changed:
+            return self._hurry(keys, forced)[1]
+
+    def wait(self, awaited: Awaited, timeout: float) -> None:
+        """The second half of ``settle``: wait for these acknowledgements, and give up waiting where they don't come in time."""
+        with self._changed:
+            self._await(awaited, timeout)
             for state, _ in awaited:  # only those that were not acknowledged are left in it
                 state.slow = True
-            return in_time and all(state.settled(state.serial) for state in states)
+
+    def carry(self, key: Key, offset: int, related: Collection[Key] = (), parked: Collection[Carried] = ()) -> str | None:
+        """What has to travel with a commit of ``offset``: of this partition, the ``related`` ones, and ``parked``; None: nothing."""
+        with self._changed:
+            outbox = self._outbox
+            found = [outbox.partitions.get(one) for one in (key, *related)]
+            states = [one for one in found if one is not None and not one.idle and not one.unknown]
+            if not states and not parked:
+                self._texts.pop(key, None)
+                return None
+            plain = len(states) == 1 and states[0].key == key and not parked and states[0].ends_at(offset)
+            if plain:
+                version, text = self._texts.get(key, (-1, ""))
+                if version == states[0].version:
+                    return text
+            text = encode(self.sink, (*(row for one in states for row in outbox.rows(one)), *parked), key, offset)
+            if plain:
+                self._texts[key] = (states[0].version, text)
+            return text
+
+    def park(self, key: Key, runs: RunList) -> Carried:
+        """What a transaction would make received, under a number of its own; ``unpark`` it when the transaction is committed."""
+        with self._changed:
+            return self._outbox.park(key, runs)
+
+    def unpark(self, row: Carried) -> None:
+        """Report it."""
+        with self._changed:
+            if not self._refused(row.runs):
+                self._queued(self._outbox.unpark(row))
+
+    def announce(self, key: Key, ahead: tuple[int, int]) -> None:
+        """Say with the partition's next observation how far it may be handed out; see ``leases``."""
+        with self._changed:
+            if not self._closed:
+                self._queued(self._outbox.announce(key, ahead))
+
+    def leased(self, key: Key) -> int | None:
+        """How far it may be handed out by what is acknowledged; None where nobody watches."""
+        with self._changed:
+            state = self._outbox.of(key)
+            return None if state.unknown else state.leased
+
+    def hold(self, keys: Iterable[Key], seconds: float) -> None:
+        """Send nothing more about these partitions for so long, or until the hold is over."""
+        with self._changed:
+            for key in keys:
+                self._outbox.of(key).held_until = self._clock() + seconds
+
+    def release(self, key: Key) -> None:
+        """The hold is over."""
+        with self._changed:
+            self._outbox.of(key).held_until = float("-inf")
+            self._changed.notify_all()
+
+    def is_idle(self, key: Key) -> bool:
+        """Whether everything about the partition is acknowledged, or nobody watches it."""
+        with self._changed:
+            state = self._outbox.partitions.get(key)
+            return state is None or state.idle or state.unknown
+
+    def close_tails(self, keys: Iterable[Key]) -> None:
+        """The commits of these failed, so others may own the partitions: what comes now is another observation."""
+        with self._changed:
+            for key in keys:
+                self._outbox.close_tails(key)
+
+    def call_soon(self, call: Callable[[], None], seconds: float) -> None:
+        """Have the thread call ``call`` in so many seconds, unless it will do so already."""
+        with self._changed:
+            if call not in self._calls and not self._closed:
+                self._calls[call] = self._clock() + seconds
+                self._ensure_running()
+                self._changed.notify_all()
 
     def flush(self, timeout: float) -> bool:
         """Send everything now and wait; whether everything reported before the call is acknowledged."""
+        for call in list(self._calls):
+            call()
         with self._changed:
             for state in list(self._failed_partitions.values()):
                 state.retry_at = self._clock()
-            states = self._hurry(None)
-            return self._await([(state, state.serial) for state in states], timeout)
+            self._hurry(None, None)
+            states = [(state, state.serial) for state in self._outbox.partitions.values() if not state.idle]
+            return self._await(states, timeout)
 
     def close(self, timeout: float) -> None:
         """Flush, then end the thread and the producer. May be called again."""
@@ -171,7 +248,7 @@ class Reporter:
             if self._closing:
                 return
             self._closing = True
-        flushed = self.flush(timeout)
+        flushed = self.flush(timeout / 2) or self._flush_held(timeout / 2)
         with self._changed:
             self._closed = True
             if not flushed:
@@ -179,7 +256,7 @@ class Reporter:
                 self._complaints.say(
                     "close",
                     f"gapstream sidecar closed with {self._outbox.unacknowledged()} offsets unreported after {timeout:g} s: "
-                    "they will be told as missing unless somebody is handed them again",
+                    "they will be told as missing unless a commit has taken them along or somebody is handed them again",
                 )
             thread, self._thread = self._thread, None
             self._changed.notify_all()
@@ -189,7 +266,13 @@ class Reporter:
             self._producer.purge()  # or the client would wait for the brokers
         self._producer = None
         self._retired.clear()
-        _LIVE.discard(self)
+        lifetime.has_ended(self)
+
+    def _flush_held(self, timeout: float) -> bool:
+        """What is held for the sake of order goes now, or never."""
+        for key in list(self._outbox.partitions):
+            self.release(key)
+        return self.flush(timeout)
 
     # ---------------------------------------------------------------------------------------- inside, lock is held
 
@@ -199,9 +282,16 @@ class Reporter:
             self._complaints.say("closed", "gapstream sidecar: offsets were reported after close(); close it after the consumer")
         return self._closed
 
+    def _notice_suspension(self) -> None:
+        """A process that was stopped may have lost its partitions, and another may have reported what its commits carried."""
+        if self._clock() - self._turned_at > SUSPENDED_S:
+            self._turned_at = self._clock()
+            for key in self._waiting:
+                self._outbox.close_tails(key)
+
     def _queued(self, state: Outgoing) -> None:
         if state.is_waiting() and state.key not in self._waiting:
-            state.due = self._clock() + LINGER_S
+            state.since = self._clock()
             self._waiting[state.key] = state
             self._changed.notify_all()
         self._ensure_running()
@@ -212,24 +302,41 @@ class Reporter:
         if self._producer is None and self._clock() >= self._renew_at:
             self._producer = self._make_producer()
         if self._thread is None:
+            self._turned_at = self._clock()
+            lifetime.ends(self)
             self._thread = threading.Thread(target=self._run, name="gapstream-sidecar", daemon=True)
             self._thread.start()
 
-    def _hurry(self, keys: Iterable[Key] | None) -> list[Outgoing]:
-        """Have these partitions' queues sent without linger; the partitions that are not settled."""
+    def _due(self, state: Outgoing) -> float:
+        """When the partition's queue is sent by itself."""
+        linger = SKIPPED_LINGER_S if state.pace.skipped else LINGER_S
+        return max(state.since + linger, state.pace.allowed_at(), state.held_until)
+
+    def _hurry(self, keys: Iterable[Key] | None, forced: Collection[Key] | None) -> tuple[list[Outgoing], Awaited]:
+        """Send what is queued without linger where it is the partition's turn: what is not settled, and what to wait for."""
         partitions = self._outbox.partitions
         found = list(partitions.values()) if keys is None else [partitions[key] for key in keys if key in partitions]
-        states = [state for state in found if state.in_flight is not None or state.is_waiting()]
+        states = [state for state in found if not state.idle]
+        awaited: Awaited = []
         if not states or self._closed:
-            return states
+            return states, awaited
         self._ensure_running()
+        now = self._clock()
+        sent = self._sent
         for state in states:
+            must = forced is None or state.key in forced
+            if not (must or state.pace.allowed_at() <= now):
+                continue
+            waits = must or state.pace.rested(now)
             state.urgent = state.serial
             self._send(state)
-        self._changed.notify_all()
-        return states
+            if waits and not state.slow and state.held_until <= now:
+                awaited.append((state, state.serial))
+        if self._sent != sent:  # or the thread would come for nothing, and take the interpreter from the application
+            self._changed.notify_all()
+        return states, awaited
 
-    def _await(self, awaited: list[tuple[Outgoing, int]], timeout: float) -> bool:
+    def _await(self, awaited: Awaited, timeout: float) -> bool:
         """Wait until each partition is settled up to its serial, dropping those from the list that are."""
 
         def done() -> bool:
@@ -244,9 +351,11 @@ class Reporter:
 
     def _send(self, state: Outgoing) -> None:
         """Put the partition's next observation in flight, if it may be."""
-        if state.in_flight is not None or not state.is_waiting() or not self._outbox.may_send():
+        now = self._clock()
+        if state.in_flight is not None or not state.is_waiting() or state.held_until > now or not self._outbox.may_send():
             return
-        self._outbox.launch(state, datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"))
+        self._outbox.launch(state, datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"), now)
+        state.since = now
         if not state.is_waiting():
             self._waiting.pop(state.key, None)
         self._sent += 1
@@ -284,6 +393,7 @@ class Reporter:
             self._failed_partitions.pop(state.key, None)
             self._send(state)
         else:
+            state.unknown = error.code() in NOT_WATCHED
             self._retry(state, error)
 
     def _retry(self, state: Outgoing, error: KafkaError | BufferError) -> None:
@@ -319,7 +429,7 @@ class Reporter:
                 return
             self._acknowledged += 1
             self._outbox.acknowledged(state)
-            if state.is_waiting() and (state.lost or state.queue[0].serial <= state.urgent):
+            if state.is_waiting() and state.next_serial <= state.urgent:
                 self._send(state)
             self._changed.notify_all()
 
@@ -336,10 +446,12 @@ class Reporter:
 
     def _turn(self, me: threading.Thread | None) -> bool:
         """Send what is due, then wait for news; whether to go on."""
+        self._call_due()
         with self._changed:
             if self._closed or self._thread is not me:
                 return False
-            now = self._clock()
+            self._notice_suspension()
+            now = self._turned_at = self._clock()
             self._send_due(now)
             producer, retired = self._producer, self._retired[:]
             self._retired.clear()
@@ -354,17 +466,29 @@ class Reporter:
             producer.poll(min(pause, _SLICE_S))
         return True
 
+    def _call_due(self) -> None:
+        with self._changed:
+            now = self._clock()
+            due = [call for call, at in self._calls.items() if at <= now]
+            for call in due:
+                del self._calls[call]
+        for call in due:
+            call()
+
     def _send_due(self, now: float) -> None:
         for state in [one for one in self._failed_partitions.values() if one.retry_at <= now]:
             self._ensure_running()
             self._hand_over(state)
-        for state in [one for one in self._waiting.values() if one.due <= now or one.urgent >= one.serial]:
+        for state in [
+            one for one in self._waiting.values() if one.is_waiting() and (one.next_serial <= one.urgent or self._due(one) <= now)
+        ]:
             self._send(state)
 
     def _pause(self, now: float) -> float:
         """Seconds until something is due."""
         dues = [one.retry_at for one in self._failed_partitions.values()]
-        dues += [one.due for one in self._waiting.values() if one.in_flight is None]
+        dues += [self._due(one) for one in self._waiting.values() if one.in_flight is None]
+        dues += self._calls.values()
         pause = min(dues, default=now + _IDLE_S) - now
         return min(max(pause, _CROWDED_S), _IDLE_S)
 
@@ -380,34 +504,3 @@ class Reporter:
         closed = self._closed
         self._begin()
         self._closed = self._closing = closed
-
-
-_LIVE: set[Reporter] = set()
-
-
-def _close_all() -> None:
-    deadline = time.monotonic() + EXIT_S
-    for reporter in list(_LIVE):
-        try:
-            reporter.close(max(0.0, deadline - time.monotonic()))
-        except Exception as error:
-            reporter.fault("closing", error)
-
-
-def _after_fork_in_child() -> None:
-    for reporter in list(_LIVE):
-        reporter.after_fork_in_child()
-
-
-atexit.register(_close_all)
-if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
-    os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def client_settings(settings: Mapping[str, Any], complaints: Complaints) -> dict[str, Any]:
-    """``settings`` with the callbacks that keep librdkafka from writing to the host's stderr."""
-
-    def on_error(error: KafkaError) -> None:
-        complaints.say("client", f"gapstream sidecar: brokers can't be used, reports are held back: {error}")
-
-    return {**settings, "error_cb": on_error, "logger": CLIENT_LOGGER}

@@ -75,11 +75,10 @@ _OURS_TO_DECIDE = frozenset(
 )
 
 
-def producer_settings(conf: Mapping[str, Any], max_backlog_bytes: int) -> dict[str, Any]:
-    """Configuration of the producer of observations: ``conf``'s connection and security, everything else ours.
+def connection_settings(conf: Mapping[str, Any]) -> dict[str, Any]:
+    """What any client of ours takes from ``conf``: connection and security.
 
-    A consumer's or a producer's configuration may be handed in whole: properties that are not for this producer are
-    left out.
+    A consumer's or a producer's configuration may be handed in whole: properties that are not for our clients are left out.
     """
     chosen = {
         name: value
@@ -88,8 +87,15 @@ def producer_settings(conf: Mapping[str, Any], max_backlog_bytes: int) -> dict[s
     }
     chosen.setdefault("client.id", "gapstream-sidecar")
     chosen.setdefault("reconnect.backoff.max.ms", 2_000)  # librdkafka's 10 s would be added to every outage
-    chosen.setdefault("topic.metadata.refresh.interval.ms", 10_000)  # its 5 min would be how long a topic's growth stays unseen
     chosen.setdefault("log.connection.close", False)
+    chosen["allow.auto.create.topics"] = False  # only gapstream knows how many partitions the topic must have
+    return chosen
+
+
+def producer_settings(conf: Mapping[str, Any], max_backlog_bytes: int) -> dict[str, Any]:
+    """Configuration of the producer of observations: ``conf``'s connection and security, everything else ours."""
+    chosen = connection_settings(conf)
+    chosen.setdefault("topic.metadata.refresh.interval.ms", 10_000)  # its 5 min would be how long a topic's growth stays unseen
     chosen.update(
         {
             "acks": "all",
@@ -97,7 +103,6 @@ def producer_settings(conf: Mapping[str, Any], max_backlog_bytes: int) -> dict[s
             "message.timeout.ms": 0,  # never give up: the sidecar holds one observation a partition in the client at a time
             "linger.ms": 0,  # the sidecar gathers; what it hands over is due
             "compression.type": "lz4",
-            "allow.auto.create.topics": False,  # only gapstream knows how many partitions the topic must have
             "queue.buffering.max.kbytes": max(1_024, max_backlog_bytes // 1_024),
             "queue.buffering.max.messages": 100_000,
         }

@@ -7,22 +7,34 @@ import operator
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, TypeVar, cast
+from weakref import WeakSet
 
 from confluent_kafka import KafkaException, Producer
 
+from gapstream_sidecar.aio import AioFollower, WrappedAioConsumer
+from gapstream_sidecar.client import client_settings
+from gapstream_sidecar.clientconf import known
 from gapstream_sidecar.complaints import Complaints
-from gapstream_sidecar.consumer import Follower, WrappedConsumer
+from gapstream_sidecar.consumer import ConsumerFollower, WrappedConsumer
 from gapstream_sidecar.errors import ConfigurationError, UnsupportedError
+from gapstream_sidecar.faustapp import NEEDED, Attachment
+from gapstream_sidecar.follower import Terms
 from gapstream_sidecar.outbox import QUARANTINED
-from gapstream_sidecar.reporter import Reporter, Stats, client_settings
-from gapstream_sidecar.settings import producer_settings
+from gapstream_sidecar.producer import Transaction, WrappedProducer
+from gapstream_sidecar.reporter import Reporter
+from gapstream_sidecar.settings import connection_settings, producer_settings
+from gapstream_sidecar.stats import Stats
+from gapstream_sidecar.tail import TailReader
 
 C = TypeVar("C")
 
 _LAST_OFFSET = 2**63 - 2
 """One past the last must still be a signed 64-bit integer, as Kafka's offsets are."""
+_UNKNOWN = object()
 _LEAST_BACKLOG = 64 << 10
-_NEEDED = ("poll", "consume", "commit", "subscribe", "assign", "store_offsets")
+_OF_CONSUMERS = ("poll", "consume", "commit", "subscribe", "assign", "store_offsets")
+_OF_AIO_CONSUMERS = ("getone", "getmany", "commit", "seek_to_committed", "stop")
+_OF_PRODUCERS = ("produce", "poll", "send_offsets_to_transaction", "commit_transaction", "abort_transaction")
 
 
 class Sidecar:
@@ -53,6 +65,9 @@ class Sidecar:
         self._observe_before_commit = observe_before_commit
         self._max_backlog_bytes = max_backlog_bytes
         self._complaints = Complaints()
+        self._followers: WeakSet[ConsumerFollower] = WeakSet()
+        self._in_transactions = False
+        self._tail = TailReader(connection_settings(conf), f"{app_id}.observations.", sink, self._complaints)
         try:
             self._reporter = Reporter(
                 _producer_maker(conf, max_backlog_bytes, self._complaints),
@@ -66,41 +81,76 @@ class Sidecar:
 
     # ------------------------------------------------------------------------------------------------- consumers
 
-    def wrap(self, consumer: C, conf: Mapping[str, Any] | None = None) -> C:
-        """A stand-in for a ``confluent_kafka.Consumer`` whose deliveries are reported when the application commits.
+    def wrap(self, client: C, conf: Mapping[str, Any] | None = None) -> C:
+        """A stand-in for a consumer of confluent-kafka or aiokafka, whose deliveries and commits tell what was received.
 
-        Use it in place of ``consumer``, from before ``subscribe`` on. ``conf``: the consumer's configuration, if at hand:
-        a consumer does not tell whether ``enable.auto.commit`` is off, as it must be.
+        Use it in place of the consumer, from before ``subscribe`` on. A ``confluent_kafka.Producer`` that commits a consumer's
+        offsets in its transactions is wrapped too. ``conf``: the consumer's configuration; needed only where the consumer
+        can't be asked for it.
 
-        Raises UnsupportedError for other clients, and for auto-commit where ``conf`` shows it.
+        Raises UnsupportedError for other clients, ConfigurationError where it can't be known how the consumer commits.
         """
-        self._check_consumer(consumer)
-        if conf is not None and not self._explicit and _is_true(conf.get("enable.auto.commit", conf.get("auto.commit.enable", True))):
-            raise UnsupportedError(
-                "Auto-commit is not supported in this version of gapstream-sidecar: set enable.auto.commit to false and call commit(), "
-                "or make the sidecar with explicit=True and call received()."
-            )
-        follower = Follower(
-            consumer,
-            self._reporter,
-            self._complaints,
-            explicit=self._explicit,
-            observe_before_commit=self._observe_before_commit,
-            max_bytes=self._max_backlog_bytes,
-            manual=conf is not None,
+        kind = type(client)
+        if issubclass(kind, (WrappedConsumer, WrappedAioConsumer, WrappedProducer)):
+            raise UnsupportedError("This client is wrapped already: every delivery would be reported twice.")
+        if all(inspect.iscoroutinefunction(getattr(kind, name, None)) for name in _OF_AIO_CONSUMERS):
+            return cast("C", self._wrap_aio(client, conf))
+        if not inspect.iscoroutinefunction(getattr(kind, "poll", None)):
+            if all(callable(getattr(kind, name, None)) for name in _OF_CONSUMERS):
+                return cast("C", self._wrap_consumer(client, conf))
+            if all(callable(getattr(kind, name, None)) for name in _OF_PRODUCERS):
+                return cast("C", self._wrap_producer(client))
+        raise UnsupportedError(
+            f"{kind.__module__}.{kind.__qualname__} is not supported by gapstream-sidecar: wrap a confluent_kafka.Consumer or an "
+            "aiokafka.AIOKafkaConsumer, or make the sidecar with explicit=True and call received()."
         )
-        return cast("C", follower.front)
 
-    def _check_consumer(self, consumer: object) -> None:
-        kind = type(consumer)
-        if kind is WrappedConsumer:
-            raise UnsupportedError("This consumer is wrapped already: every delivery would be reported twice.")
-        asynchronous = inspect.iscoroutinefunction(getattr(kind, "poll", None))
-        if asynchronous or not all(callable(getattr(kind, name, None)) for name in _NEEDED):
-            raise UnsupportedError(
-                f"{kind.__module__}.{kind.__qualname__} is not supported in this version of gapstream-sidecar: wrap a "
-                "confluent_kafka.Consumer, or make the sidecar with explicit=True and call received()."
+    def _wrap_consumer(self, consumer: Any, conf: Mapping[str, Any] | None) -> WrappedConsumer:
+        told = known(consumer, conf)
+        if told is None:
+            kind = type(consumer)
+            raise ConfigurationError(
+                f"It can't be seen how this {kind.__module__}.{kind.__qualname__} commits: hand its configuration to wrap() as well, "
+                "sidecar.wrap(consumer, conf)."
             )
+        terms = self._terms(automatic=told.auto_commit and told.auto_store)
+        follower = ConsumerFollower(
+            consumer, self._reporter, self._complaints, terms, auto_store=told.auto_store, in_group=bool(told.group)
+        )
+        follower.in_transactions = self._in_transactions
+        self._followers.add(follower)
+        return follower.front
+
+    def _wrap_aio(self, consumer: Any, conf: Mapping[str, Any] | None) -> WrappedAioConsumer:
+        told = {name: getattr(consumer, f"_{name}", (conf or {}).get(name, _UNKNOWN)) for name in ("group_id", "enable_auto_commit")}
+        if _UNKNOWN in told.values():
+            kind = type(consumer)
+            raise ConfigurationError(
+                f"It can't be seen how this {kind.__module__}.{kind.__qualname__} commits: hand its group_id and enable_auto_commit to "
+                "wrap() as well, sidecar.wrap(consumer, conf)."
+            )
+        group = told["group_id"] is not None
+        terms = self._terms(automatic=bool(told["enable_auto_commit"]) or not group)
+        return AioFollower(consumer, self._reporter, self._complaints, terms, in_group=group).front
+
+    def _wrap_producer(self, producer: Any) -> WrappedProducer:
+        self._in_transactions = True
+        for follower in self._followers:
+            follower.in_transactions = True
+        return WrappedProducer(Transaction(producer, lambda: () if self._explicit else list(self._followers), self._reporter.fault))
+
+    def attach(self, app: Any) -> None:
+        """Report the events that a Faust application acknowledges; call it before the application starts.
+
+        Raises UnsupportedError for what is no Faust application.
+        """
+        kind = type(app)
+        if not all(hasattr(app, name) for name in NEEDED):
+            raise UnsupportedError(f"{kind.__module__}.{kind.__qualname__} is no Faust application: hand a faust.App to attach().")
+        Attachment(app, self._reporter, self._complaints, self._terms(automatic=False))
+
+    def _terms(self, *, automatic: bool) -> Terms:
+        return Terms(self._explicit, self._observe_before_commit, self._max_backlog_bytes, automatic, self._tail)
 
     # -------------------------------------------------------------------------------------------------- by hand
 
@@ -193,8 +243,3 @@ def _coordinates(topic: object, partition: int, first: int, last: int) -> tuple[
     if not 0 <= low <= high <= _LAST_OFFSET:
         raise ValueError(f"offsets must rise from 0 on, not [{low}, {high}].")
     return (topic, number), (low, high + 1)
-
-
-def _is_true(value: object) -> bool:
-    """How librdkafka reads a boolean property."""
-    return str(value).strip().lower() not in {"false", "f", "0"}

@@ -1,0 +1,159 @@
+"""A transactional confluent-kafka producer whose offsets are followed.
+
+What a transaction makes received is reported when it is committed: an aborted one has processed nothing. Its observation
+travels in the metadata of the offsets, inside the transaction, so that the next owner reports it if this process can't.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from confluent_kafka import TopicPartition
+
+from gapstream_sidecar.carried import Carried
+from gapstream_sidecar.consumer import ConsumerFollower, with_metadata
+from gapstream_sidecar.deliveries import Asked, Key
+
+
+@dataclass(slots=True)
+class _Pending:
+    """What the offsets of one consumer would make received."""
+
+    follower: ConsumerFollower
+    asked: list[Asked] = field(default_factory=list)
+    parked: dict[Key, list[Carried]] = field(default_factory=dict)
+    """By the partition whose offset it travels with."""
+
+
+class Transaction:
+    """What the transaction under way would make received, and how a producer's own methods are stood in for.
+
+    ``followers``: the wrapped consumers of the sidecar, as of now.
+    """
+
+    def __init__(
+        self, producer: Any, followers: Callable[[], Iterable[ConsumerFollower]], fault: Callable[[str, BaseException], None]
+    ) -> None:
+        self.producer = producer
+        self._followers = followers
+        self._fault = fault
+        self._pending: dict[int, _Pending] = {}
+
+    def send_offsets_to_transaction(self, offsets: Any, *args: Any) -> Any:
+        """As ``Producer.send_offsets_to_transaction``; what the offsets cover is received once the transaction is committed."""
+        parts = offsets
+        try:
+            if isinstance(offsets, list):
+                parts = self._ask(offsets)
+        except Exception as error:
+            self._fault("observing offsets of a transaction", error)
+        return self.producer.send_offsets_to_transaction(parts, *args)
+
+    def commit_transaction(self, *args: Any) -> Any:
+        """As ``Producer.commit_transaction``; if that fails, nothing is decided yet."""
+        answer = self.producer.commit_transaction(*args)
+        self._end(_report)
+        return answer
+
+    def abort_transaction(self, *args: Any) -> Any:
+        """As ``Producer.abort_transaction``; what the offsets covered was not asked for."""
+        answer = self.producer.abort_transaction(*args)
+        self._end(_restore)
+        return answer
+
+    def _ask(self, offsets: list[TopicPartition]) -> list[TopicPartition]:
+        commits = {(one.topic, one.partition): one.offset for one in offsets if one.offset >= 0}
+        texts: dict[Key, str] = {}
+        for follower in self._followers():
+            follower.read_committed(follower.deliveries.known(commits))
+            with follower.lock:
+                texts |= self._ask_one(follower, commits)
+        return [one if one.metadata else with_metadata(one, texts) for one in offsets]
+
+    def _ask_one(self, follower: ConsumerFollower, commits: dict[Key, int]) -> dict[Key, str]:
+        pending = self._pending.setdefault(id(follower), _Pending(follower))
+        for one in follower.deliveries.ask(commits):
+            pending.asked.append(one)
+            rows = pending.parked.setdefault(one.key, [])
+            if one.received:
+                rows.append(follower.reporter.park(one.key, one.received))
+            rows += [follower.reporter.park(source, runs) for source, runs in one.sources().items()]
+        found = {key: follower.reporter.carry(key, commits[key], (), rows) for key, rows in pending.parked.items() if key in commits}
+        return {key: text for key, text in found.items() if text is not None}
+
+    def _end(self, how: Callable[[_Pending], None]) -> None:
+        pending, self._pending = self._pending, {}
+        try:
+            for one in pending.values():
+                how(one)
+        except Exception as error:
+            self._fault("ending a transaction", error)
+
+
+def _report(pending: _Pending) -> None:
+    for one in pending.asked:
+        if one.uncertain:
+            pending.follower.reporter.add_lost(one.key, one.uncertain)
+    for rows in pending.parked.values():
+        for row in rows:
+            pending.follower.reporter.unpark(row)
+
+
+def _restore(pending: _Pending) -> None:
+    with pending.follower.lock:
+        pending.follower.deliveries.restore(pending.asked)
+
+
+_FOLLOWED = ("abort_transaction", "commit_transaction", "send_offsets_to_transaction")
+_PASSED = ("flush", "poll", "produce")
+"""Called for every record: bound here, so that they cost nothing."""
+
+
+class WrappedProducer:
+    """Stands in for a ``confluent_kafka.Producer``."""
+
+    __slots__ = ("__weakref__", "_transaction", *_FOLLOWED, *_PASSED)
+
+    def __init__(self, transaction: Transaction) -> None:
+        object.__setattr__(self, "_transaction", transaction)
+        for name in _FOLLOWED:
+            object.__setattr__(self, name, getattr(transaction, name))
+        for name in _PASSED:
+            object.__setattr__(self, name, getattr(transaction.producer, name))
+
+    _transaction: Transaction
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transaction.producer, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._transaction.producer, name, value)
+
+    def __len__(self) -> int:
+        return len(self._transaction.producer)
+
+    def __bool__(self) -> bool:  # with a length it would be false while nothing is queued
+        return True
+
+    def __enter__(self) -> WrappedProducer:
+        self._transaction.producer.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> Any:
+        return self._transaction.producer.__exit__(*error)
+
+    def __dir__(self) -> list[str]:
+        return dir(self._transaction.producer)
+
+    def __repr__(self) -> str:
+        return f"<gapstream sidecar around {self._transaction.producer!r}>"
+
+    @property
+    def __class__(self) -> type:  # isinstance(x, confluent_kafka.Producer) holds, as it did before wrapping
+        return type(self._transaction.producer)
+
+    @__class__.setter
+    def __class__(self, value: type) -> None:
+        raise TypeError("the class of a wrapped producer can't be changed")

@@ -1,0 +1,353 @@
+"""Asks ClickHouse tables what they hold of the partitions owned here, and has their owners write down what that says.
+
+One question a check and sink, for all of its partitions; the next check begins when what the last one said was folded. What is
+written is decided by comparing the answer with the ledger: what it knows already is not said again. An answer that is not whole is
+none: nothing is concluded from it, and the next question follows after a longer and longer pause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+
+from stream_app.core.ledger import Ledger
+from stream_app.core.model import Observation, Reason
+from stream_app.core.offsets import OffsetSet
+from stream_app.core.sink import SinkState
+from stream_app.core.snapshots import TABLE_CHECK, is_news
+from stream_app.service.context import Port, Unavailable
+from stream_app.service.owner import PartitionOwner
+from stream_app.service.telemetry import Telemetry
+from stream_app.sinks.clickhouse import Check, Facts, Held, Layout, Span, Unknown
+from stream_app.sinks.clickhouse.layout import portions
+from stream_app.sinks.clickhouse.snapshots import Beyond, Standing, beyond, observations, reach, spans, sweep_spans
+from stream_app.sinks.clickhouse.statements import SPANS_MAX
+from stream_app.sinks.clickhouse.table import CHUNKS_MAX
+
+log = structlog.get_logger("gapstream.tables")
+
+TICK_SECONDS = 0.2
+"""It is looked this often whether there is something to be asked."""
+BACKOFF_SECONDS = 60.0
+"""Pauses after failures begin at ``every`` and double up to this, or stay at a longer ``every``: one connection a minute hurts nobody,
+and a server that is back is asked soon."""
+INSPECT_SECONDS = 300.0
+"""Whether the table can prove what it holds is asked again after so long, and after every failure."""
+SAID_SECONDS = 30.0
+"""What was handed to an owner and is not in the ledger after so long was rejected: the table is asked again all the same."""
+UNREADABLE_TTL_KEEPS_MS = 86_400_000
+"""Of a TTL of which nothing can be said it is taken that it leaves rows alone for a day."""
+TTL_MARGIN = 10
+"""Rows are taken to be gone a tenth of the TTL early: times of records are not in the order of offsets."""
+
+
+class Asking(Protocol):
+    """One table; see :class:`stream_app.sinks.clickhouse.ClickHouseTable`."""
+
+    layout: Layout
+
+    async def inspect(self) -> Facts | Unknown:
+        """Whether it can prove what it holds."""
+
+    async def check(self, spans: Iterable[Span]) -> Check | Unknown:
+        """What it holds of these."""
+
+    async def edges(self, partitions: Iterable[int]) -> Mapping[int, tuple[int, int]] | Unknown:
+        """First offset and one past the last of each partition."""
+
+    async def close(self) -> None:
+        """Give connections up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How a table is asked, from the configuration."""
+
+    topic: str
+    sink: str
+    every_s: float
+    sweep_s: float
+    verify_ms: int
+
+
+class _Failed(Exception):
+    """The check proves nothing; the message is the reason."""
+
+
+@dataclass(slots=True)
+class Watch:
+    """What is remembered of one partition, while this worker owns it."""
+
+    owner: PartitionOwner
+    ledger: Ledger
+    sink: SinkState
+    said: int = -1
+    """Sequence of what was handed to the owner last."""
+    said_at: float = 0.0
+    since: int = 0
+    """Rows of lower offsets may have gone by the table's TTL."""
+    since_at: float | None = None
+    """When that was asked; None: not yet."""
+    epoch: int = 0
+    """Of the ledger when the table was asked last."""
+    at_ms: int = 0
+    """When that was, by the clock of the sink's snapshots."""
+
+    @property
+    def partition(self) -> int:
+        """Its number."""
+        return self.owner.partition
+
+    @property
+    def current(self) -> bool:
+        """Whether the partition is owned still, and the sink is the one that was asked about."""
+        return self.owner.ledger is self.ledger and self.ledger.sinks.get(self.sink.policy.name) is self.sink
+
+    def answered(self, source: str, now: float) -> bool:
+        """Whether the ledger knows what was said last."""
+        return self.said <= self.sink.sources.sequences.get(source, -1) or now - self.said_at > SAID_SECONDS
+
+    def standing(self, source: str, end: int | None = None) -> Standing:
+        """What a check depends on, as of now; ``end``: of the log, where it was asked afresh."""
+        sink, held = self.sink, self.ledger.log
+        start = max(held.origin, held.forgotten, held.start) if sink.floor is None else sink.floor
+        settled = start if sink.settled is None else sink.settled
+        again = OffsetSet()
+        for some in (*sink.open.values(), sink.snapshots.older, sink.snapshots.newer):
+            again.update(some.within(0, settled))
+        return Standing(
+            self.partition,
+            held.topic_id,
+            settled,
+            max(settled, sink.horizon or 0, sink.highest or 0),
+            again,
+            since=self.since,
+            received=sink.received,
+            put_aside=sink.explained[Reason.QUARANTINED],
+            heard=sink.heard,
+            at_ms=self.at_ms,
+            end=held.end if end is None else end,
+            source=source,
+            sequence=max(self.said, sink.sources.sequences.get(source, -1)) + 1,
+        )
+
+    def note(self, failure: str | None) -> None:
+        """The check answered, or why it did not."""
+        if self.current:
+            self.owner.note_check(self.sink.policy.name, TABLE_CHECK, failure)
+
+
+@dataclass(slots=True)
+class TableWatcher:
+    """The loop of one table."""
+
+    rules: Rules
+    table: Asking
+    port: Port
+    owners: Callable[[], Iterable[PartitionOwner]]
+    """Of the partitions owned now."""
+    telemetry: Telemetry
+    clock_ms: Callable[[], int]
+    source: str
+    """Of what is said: one for each run of a worker."""
+    _watches: dict[int, Watch] = field(default_factory=dict)
+    _facts: Facts | None = None
+    _inspected_at: float = 0.0
+    _failures: int = 0
+    _swept_at: float | None = None
+    _sweep: Iterator[list[Span]] | None = None
+    """What is left of a sweep."""
+    _task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Watch in the background until stopped."""
+        self._task = asyncio.create_task(self._run(), name=f"table of {self.rules.topic}/{self.rules.sink}")
+
+    async def stop(self) -> None:
+        """End at once."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await self.table.close()
+
+    async def _run(self) -> None:
+        loop, due = asyncio.get_running_loop(), 0.0
+        while True:
+            watches = self._look_around()
+            now = loop.time()
+            if watches and now >= due and all(watch.answered(self.source, now) for watch in watches):
+                due = now + await self._round(watches)
+            await asyncio.sleep(TICK_SECONDS)
+
+    def _look_around(self) -> list[Watch]:
+        """Partitions whose ledgers have heard all that was written before this worker owned them."""
+        known, self._watches = self._watches, {}
+        for owner in self.owners():
+            ledger = owner.ledger
+            if owner.topic != self.rules.topic or ledger is None or ledger.heard_ms is None:
+                continue
+            sink = ledger.sinks.get(self.rules.sink)
+            if sink is not None and sink.policy.configured:
+                watch = known.get(owner.partition)
+                same = watch is not None and watch.ledger is ledger and watch.sink is sink
+                self._watches[owner.partition] = watch if watch is not None and same else Watch(owner, ledger, sink)
+        return list(self._watches.values())
+
+    async def _round(self, watches: Sequence[Watch]) -> float:
+        """Ask once; how many seconds after its beginning the next question is due."""
+        try:
+            facts = await self._inspect(watches)
+            for watch in watches:
+                await self._note_ttl(watch, facts)
+            await self._check(watches, self._spans(watches))
+            await self._go_on_sweeping(watches, facts)
+        except _Failed as failure:
+            return self._fail(watches, str(failure))
+        except Unavailable as failure:
+            return self._fail(watches, f"what its rows are compared with can't be asked from Kafka: {failure}")
+        except Exception as error:  # a defect of ours: the sink must not look as if somebody still asked it
+            log.exception("a table is asked again after a defect", topic=self.rules.topic, sink=self.rules.sink)
+            return self._fail(watches, f"a defect ({type(error).__name__}: {error})")
+        self._failures = 0
+        return self.rules.every_s
+
+    def _fail(self, watches: Iterable[Watch], reason: str) -> float:
+        self.telemetry.trouble("a table can't be asked now", topic=self.rules.topic, sink=self.rules.sink, reason=reason)
+        self.telemetry.counters.table_failed(self.rules.sink)
+        self._facts, self._sweep = None, None
+        for watch in watches:
+            watch.note(reason)
+        self._failures += 1
+        pause: float = self.rules.every_s * 2 ** min(self._failures - 1, 10)
+        return max(self.rules.every_s, min(pause, BACKOFF_SECONDS))
+
+    # --- before the question ------------------------------------------------------------------------------------------
+
+    async def _inspect(self, watches: Iterable[Watch]) -> Facts:
+        now, layout = asyncio.get_running_loop().time(), self.table.layout
+        if layout.partition is None and any(watch.partition or watch.ledger.partitions > 1 for watch in watches):
+            raise _Failed(f"{layout.name} has no column for the partition, but the topic has several: name one in columns.partition")
+        if self._facts is not None and now - self._inspected_at < INSPECT_SECONDS:
+            return self._facts
+        found = await self.table.inspect()
+        if isinstance(found, Unknown):
+            hint = f"gapstream verify --topic {self.rules.topic} --sink {self.rules.sink} prints the statement to add"
+            raise _Failed(found.reason if found.statement is None else f"{found.reason}; {hint}")
+        self._facts, self._inspected_at = found, now
+        return found
+
+    async def _note_ttl(self, watch: Watch, facts: Facts) -> None:
+        """From where on the table's TTL leaves rows alone, until it is asked again."""
+        keeps_ms = facts.retention.keeps_ms if facts.retention.unreadable is None else UNREADABLE_TTL_KEEPS_MS
+        if keeps_ms is None:
+            watch.since, watch.since_at = 0, None
+            return
+        now, margin_ms = asyncio.get_running_loop().time(), keeps_ms // TTL_MARGIN
+        again_s = min(self.rules.sweep_s, margin_ms / 1000)
+        if watch.since_at is None or now - watch.since_at >= again_s:
+            watch.since = await self._offset_at(watch, self.clock_ms() - keeps_ms + margin_ms + round(again_s * 1000))
+            watch.since_at = now
+
+    async def _offset_at(self, watch: Watch, time_ms: int) -> int:
+        """First offset whose record is not older; the log's end where there is none."""
+        found = await self.port.offset_at(self.rules.topic, watch.partition, f"@{max(time_ms, 0)}")
+        return watch.ledger.log.end if found is None else found
+
+    def _spans(self, watches: Iterable[Watch]) -> list[Span]:
+        return spans(self._standings(watches).values())
+
+    def _standings(self, watches: Iterable[Watch], ends: Mapping[int, int] | None = None) -> dict[int, Standing]:
+        return {watch.partition: watch.standing(self.source, (ends or {}).get(watch.partition)) for watch in watches if watch.current}
+
+    # --- the question and what follows from its answer ----------------------------------------------------------------
+
+    async def _check(self, watches: Sequence[Watch], asked: Sequence[Span]) -> None:
+        wanted = {span.partition for span in asked}
+        watches = [watch for watch in watches if watch.partition in wanted and watch.current]
+        asked = [span for span in asked if span.partition in {watch.partition for watch in watches}]
+        if not asked:
+            return
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        for watch in watches:
+            watch.at_ms, watch.epoch = watch.sink.snapshots.begin(self.clock_ms()), watch.ledger.epoch
+        check = await self.table.check(asked)
+        if isinstance(check, Unknown):
+            raise _Failed(check.reason)
+        held = [*check.held, *await self._far_ahead(watches, check.held)]
+        ends = await self._ends(watches, held)
+        self.telemetry.counters.table_checked(self.rules.sink, loop.time() - begun, check.rows_read)
+        others = {one.partition: one for one in beyond(held, ends)}
+        for watch in watches:
+            if watch.current and watch.epoch == watch.ledger.epoch:  # what was asked of another log says nothing of this one
+                other = others.get(watch.partition)
+                if other is None:
+                    self._say(watch, [one for one in held if one.span.partition == watch.partition], ends)
+                watch.note(None if other is None else self._of_another_log(other))
+
+    async def _far_ahead(self, watches: Iterable[Watch], held: Iterable[Held]) -> list[Held]:
+        """The last offset of partitions of which the table has nothing near what is judged: it may have lost all of that."""
+        there = {one.span.partition for one in held if one.present or one.quarantined}
+        lost = [
+            watch.partition
+            for watch, one in ((watch, watch.standing(self.source)) for watch in watches if watch.partition not in there)
+            if one.horizon == one.settled and watch.ledger.log.end > reach(one)
+        ]
+        if not lost:
+            return []
+        edges = await self.table.edges(lost)
+        if isinstance(edges, Unknown):
+            raise _Failed(edges.reason)
+        return [
+            Held(Span(number, stop - 1, stop), OffsetSet([(stop - 1, stop)]), {}, (), OffsetSet())
+            for number, (_, stop) in edges.items()
+            if stop > reach(self._watches[number].standing(self.source))
+        ]
+
+    async def _ends(self, watches: Iterable[Watch], held: Iterable[Held]) -> dict[int, int]:
+        """Where the logs end; asked afresh where the table has more than is known of."""
+        ends = {watch.partition: watch.ledger.log.end for watch in watches}
+        for one in beyond(held, ends):
+            ends[one.partition] = max(ends[one.partition], (await self.port.ends(self.rules.topic, one.partition)).high_watermark)
+        return ends
+
+    def _of_another_log(self, other: Beyond) -> str:
+        return (
+            f"{self.table.layout.name} has offset {other.last} of partition {other.partition}, whose log ends at {other.end}: its rows are"
+            f" of another topic, or of one of the same name that was deleted; see columns.topic and where"
+        )
+
+    def _say(self, watch: Watch, held: Iterable[Held], ends: Mapping[int, int]) -> None:
+        standings = self._standings([watch], ends)
+        said: list[Observation] = [one for _, one in observations(held, standings, self.rules.sink)]
+        if any(is_news(watch.sink, one, watch.ledger.log) for one in said):
+            watch.owner.say(said)
+            watch.said, watch.said_at = said[-1].sequence or 0, asyncio.get_running_loop().time()
+
+    # --- what was judged long ago -------------------------------------------------------------------------------------
+
+    async def _go_on_sweeping(self, watches: Sequence[Watch], facts: Facts) -> None:
+        """Ask for the next part of what is judged, so that a sweep of a large table does not hold up the checks of what is new."""
+        now = asyncio.get_running_loop().time()
+        if self._sweep is None and (self._swept_at is None or now - self._swept_at >= self.rules.sweep_s):
+            self._swept_at = now
+            self._sweep = portions(await self._sweep_spans(watches, facts), CHUNKS_MAX, SPANS_MAX)
+        part = None if self._sweep is None else next(self._sweep, None)
+        if part is None:
+            self._sweep = None
+        else:
+            await self._check(watches, part)
+
+    async def _sweep_spans(self, watches: Iterable[Watch], facts: Facts) -> list[Span]:
+        """Nothing of it where nobody knows which rows the table's TTL removes."""
+        if facts.retention.unreadable is not None:
+            return []
+        since: dict[int, int] = {}
+        for watch in watches:
+            verified = await self._offset_at(watch, self.clock_ms() - self.rules.verify_ms)
+            since[watch.partition] = max(watch.ledger.log.start, watch.since, verified, watch.sink.floor or 0)
+        return sweep_spans((one for one in self._standings(watches).values() if one.partition in since), since)

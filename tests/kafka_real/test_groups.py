@@ -1,0 +1,167 @@
+"""Consumer groups on real brokers: commits forward, over what retention took, back, and while the worker was away."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from tests.support.kafka_kit import KafkaKit
+from tests.support.observer import Observer
+from tests.support.rig import Alerts, Rig, Worker, eventually, listed
+
+GRACE = {"grace": "200ms"}
+
+
+@dataclass
+class Watched:
+    """A topic with 100 records in each partition, and the group that reads it."""
+
+    kit: KafkaKit
+    worker: Worker
+    topic: str
+    group: str
+
+    def commit(self, partition: int, offset: int) -> None:
+        """As an application without members, or kafka-consumer-groups, does it."""
+        client = Consumer({"bootstrap.servers": self.kit.bootstrap, "group.id": self.group, "log_level": 2})
+        try:
+            client.commit(offsets=[TopicPartition(self.topic, partition, offset)], asynchronous=False)
+        finally:
+            client.close()
+
+    def row(self, sink: str, partition: int = 0) -> dict[str, Any]:
+        rows = self.worker.get(f"/api/partitions?topic={self.topic}&sink={sink}")["partitions"]
+        return next((row for row in rows if row["partition"] == partition), {})
+
+    def reaches(self, sink: str, horizon: int, partition: int = 0) -> dict[str, Any]:
+        """Wait until the sink's horizon is there; the row."""
+        eventually(lambda: self.row(sink, partition).get("horizon_offset") == horizon, f"{sink} at {horizon}")
+        return self.row(sink, partition)
+
+    def gaps(self, sink: str) -> set[tuple[int, int]]:
+        """Partition and offset of all that is missing."""
+        found = listed(self.worker.get(f"/api/gaps?topic={self.topic}&sink={sink}"))
+        return {(partition, offset) for (_, partition, _), offsets in found.items() for offset in offsets}
+
+    def events(self, sink: str, *types: str) -> list[dict[str, Any]]:
+        """A sink's on the alerts topic, where all of them must be in order and without holes."""
+        alerts, found = Alerts(), []
+        for message in self.worker.rig.read(f"{self.worker.rig.app_id}.alerts"):
+            alerts.take(message)
+            found.append(json.loads(message.value() or b""))
+        assert alerts.faults == []
+        return [event for event in found if (event["topic"], event["sink"]) == (self.topic, sink) and event["type"] in types]
+
+
+@pytest.fixture(scope="module")
+def worker(shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> Worker:
+    loaded, billed = (shared_kit.make_topic(partitions) for partitions in (3, 1))
+    for topic, partition in ((loaded, 0), (loaded, 1), (loaded, 2), (billed, 0)):
+        shared_kit.produce(topic, partition, 100)
+    loader = f"loader {loaded}"
+    sinks = {
+        "legacy": {"type": "group", "group": loader, **GRACE},
+        "strict": {"type": "group", "group": loader, "from": "earliest", "stall_after": "1s", **GRACE},
+    }
+    billing = {"billing": {"type": "consumer", "group": f"group-{billed}", **GRACE}}
+    rig = make_rig({loaded: {"sinks": sinks}, billed: {"sinks": billing}}, app={"unknown_after": "4s"})
+    made = rig.worker().start()
+    loading = Watched(shared_kit, made, loaded, loader)
+    loading.commit(0, 10)
+    loading.commit(1, 0)
+    return made.ready()
+
+
+@pytest.fixture
+def loaded(worker: Worker, shared_kit: KafkaKit) -> Watched:
+    topic = next(line["topic"] for line in worker.get("/api/status")["status"] if line["sink"] == "legacy")
+    return Watched(shared_kit, worker, topic, f"loader {topic}")
+
+
+@pytest.fixture
+def billed(worker: Worker, shared_kit: KafkaKit) -> Watched:
+    topic = next(line["topic"] for line in worker.get("/api/status")["status"] if line["sink"] == "billing")
+    return Watched(shared_kit, worker, topic, f"group-{topic}")
+
+
+def test_a_group_that_nobody_can_touch(loaded: Watched) -> None:
+    row = loaded.reaches("legacy", 10)
+    assert (row["observed"], row["state"], row["lag"]) == (0, "ok", 90)
+    assert loaded.reaches("strict", 10)["observed"] == 10, "it answers from the log's start"
+    assert loaded.reaches("legacy", 0, 1)["lag"] == 100, "a commit of 0 is one"
+
+    loaded.commit(0, 40)
+    row = loaded.reaches("legacy", 40)
+    assert (row["observed"], row["missing"], row["duplicates"], row["lag"]) == (30, 0, 0, 60)
+    assert "alone" in row["reason"]
+
+    eventually(lambda: loaded.row("strict", 2).get("state") == "stalled", "the partition that it never touches")
+    row = loaded.row("strict", 2)
+    assert (row["horizon_offset"], row["lag"], row["missing"], row["reason"]) == (None, None, None, "never heard of in this partition")
+    assert 2 in {event["partition"] for event in loaded.events("strict", "sink.stalled")}
+
+    loaded.kit.delete_records(loaded.topic, 0, 60)
+    eventually(lambda: loaded.row("legacy")["log_start_offset"] == 60, "the log's start is known")
+    loaded.commit(1, 5)
+    loaded.reaches("legacy", 5, 1)  # one question asks for both partitions: the other's commit was seen to be 40 still
+    loaded.commit(0, 80)
+    loaded.reaches("legacy", 80)
+    taken = {(0, offset) for offset in range(40, 60)}
+    eventually(lambda: loaded.gaps("legacy") == taken, "exactly what retention took first")
+    assert loaded.row("legacy")["observed"] == 50
+    opened = [(event["cause"], event["ranges"], event["severity"]) for event in loaded.events("legacy", "gap.opened")]
+    assert opened == [("expired", [[40, 59]], "critical")]
+
+    assert loaded.worker.stop() == 0
+    loaded.commit(0, 90)
+    loaded.worker.start().ready()
+    row = loaded.reaches("legacy", 90)
+    assert (row["observed"], row["duplicates"]) == (60, 0), "the move while nobody looked counts once"
+
+    loaded.commit(0, 70)
+    behind = f"group {loaded.group} went back from 90 and is at 70"
+    eventually(lambda: loaded.row("legacy")["reason"] == behind, "it is behind")
+    assert loaded.row("legacy")["horizon_offset"] == 90
+    rewinds = [(event["severity"], event["reason"]) for event in loaded.events("legacy", "sink.rewound")]
+    assert rewinds == [("warning", f"group {loaded.group} went back from 90 to 70")]
+    assert loaded.gaps("legacy") == taken
+
+
+def test_a_sink_that_reports_is_late_by_its_commits(billed: Watched) -> None:
+    billed.commit(0, 0)
+    billed.reaches("billing", 0)
+    Observer(billed.kit.bootstrap, billed.worker.rig.app_id).received(billed.topic, 0, [0, 4], [7, 19])
+    eventually(lambda: billed.row("billing")["observed"] == 18, "the report")
+    billed.commit(0, 5)
+    billed.reaches("billing", 5)
+    assert billed.gaps("billing") == set(), "what it has not committed past is not late"
+    billed.commit(0, 12)
+    eventually(lambda: billed.gaps("billing") == {(0, 5), (0, 6)}, "what it committed and did not report")
+
+    billed.kit.admin.delete_consumer_groups([billed.group])[billed.group].result(30)
+    eventually(lambda: billed.row("billing")["state"] == "unknown", "commits that are gone make it unknown")
+    row = billed.row("billing")
+    assert row["reason"] == f"group {billed.group} has no commit for this partition any more; it was 12"
+    assert (row["horizon_offset"], row["missing"]) == (12, 2), "counts keep their last value"
+    billed.commit(0, 20)
+    billed.reaches("billing", 20)
+    eventually(lambda: billed.row("billing")["state"] == "gaps", "it is known again")
+    told = [event["type"] for event in billed.events("billing", "sink.unknown", "sink.known", "sink.rewound")]
+    assert told == ["sink.unknown", "sink.known"]
+
+
+def test_a_sink_in_no_configuration_is_dropped(loaded: Watched) -> None:
+    observer = Observer(loaded.kit.bootstrap, loaded.worker.rig.app_id, "stranger")
+    for partition in range(3):
+        observer.say(loaded.topic, partition, [[60, 69]])
+    observer.flush()
+    eventually(lambda: all(loaded.row("stranger", partition).get("observed") for partition in range(3)), "it is listed")
+    assert loaded.worker.cli("sink", "drop", loaded.topic, "legacy").returncode == 2
+    ran = loaded.worker.cli("sink", "drop", loaded.topic, "stranger")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    eventually(lambda: not any(loaded.row("stranger", partition) for partition in range(3)), "it is gone")

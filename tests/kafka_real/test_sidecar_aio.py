@@ -1,0 +1,180 @@
+"""The sidecar inside aiokafka's consumers of a real Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, ExitStack
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+
+from tests.sidecar.watched import PATIENCE_S, Watched, run
+from tests.support.kafka_kit import KafkaKit
+
+Make = Callable[..., Awaitable[Any]]
+
+
+@pytest.fixture
+async def watched(kit: KafkaKit) -> AsyncIterator[Watched]:
+    with ExitStack() as opened:
+        made = Watched(kit, 2)
+        opened.enter_context(made.opened)
+        yield made
+
+
+@pytest.fixture
+async def make(watched: Watched) -> AsyncIterator[Make]:
+    """``make(sidecar, group, listener, ...)``: a wrapped consumer, subscribed and started."""
+    async with AsyncExitStack() as opened:
+
+        async def made(sidecar: Any, group: str, listener: Any = None, **options: Any) -> Any:
+            conf = {"enable_auto_commit": False, "auto_offset_reset": "earliest", "fetch_max_wait_ms": 20, "session_timeout_ms": 6_000}
+            where = {"bootstrap_servers": watched.kit.bootstrap, "group_id": group, "heartbeat_interval_ms": 200}
+            wrapped = sidecar.wrap(AIOKafkaConsumer(**where, **(conf | options)))
+            wrapped.subscribe([watched.topic], listener=listener)
+            if listener is not None:
+                listener.consumer = wrapped
+            await wrapped.start()
+            opened.push_async_callback(wrapped.stop)
+            return wrapped
+
+        yield made
+
+
+async def take(consumer: Any, number: int) -> list[Any]:
+    """The next records."""
+    found: list[Any] = []
+    async with asyncio.timeout(PATIENCE_S):
+        while len(found) < number:
+            batches = await consumer.getmany(timeout_ms=100, max_records=number - len(found))
+            found += [record for records in batches.values() for record in records]
+    return found
+
+
+async def flushed(sidecar: Any) -> bool:
+    return await asyncio.to_thread(sidecar.flush, PATIENCE_S)
+
+
+async def test_commits_by_offset_and_by_position(watched: Watched, make: Make) -> None:
+    watched.kit.produce(watched.topic, n=30)
+    sidecar = watched.sidecar()
+    consumer = await make(sidecar, uuid.uuid4().hex)
+    where = TopicPartition(watched.topic, 0)
+    await take(consumer, 10)
+    await consumer.commit({where: 4})
+    assert watched.runs() == [[[0, 3]]]
+    await consumer.commit({where: (6, "theirs")})
+    assert watched.runs()[1:] == [[[4, 5]]]
+    consumer.seek(where, 20)
+    await take(consumer, 5)
+    await consumer.commit()
+    assert watched.runs()[2:] == [[[6, 9], [20, 24]]]
+    seen = []
+    async for record in consumer:
+        seen.append(record.offset)
+        if record.offset == 29:
+            break
+    await consumer.commit()
+    assert await flushed(sidecar)
+    assert seen == [25, 26, 27, 28, 29]
+    assert watched.receipts() == Counter([*range(10), *range(20, 30)])
+    assert await consumer.committed(where) == 30
+
+
+async def test_auto_commit_and_handing_over(watched: Watched, make: Make) -> None:
+    for partition in range(2):
+        watched.kit.produce(watched.topic, partition, 100)
+    group = uuid.uuid4().hex
+    for _ in range(4):
+        sidecar = watched.sidecar()
+        consumer = await make(sidecar, group, enable_auto_commit=True)
+        await take(consumer, 50)
+        await consumer.stop()
+        assert await flushed(sidecar)
+    assert [watched.receipts(one) for one in range(2)] == [Counter(range(100))] * 2
+    assert [watched.receipts(one, "unobserved") for one in range(2)] == [Counter()] * 2
+
+
+class Committing(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
+    """The application's own listener: it commits before its partitions go, as people do."""
+
+    def __init__(self) -> None:
+        self.consumer: Any = None
+        self.revoked = 0
+
+    async def on_partitions_revoked(self, revoked: Any) -> None:
+        self.revoked += bool(revoked)
+        if revoked:
+            await self.consumer.commit()
+
+    async def on_partitions_assigned(self, assigned: Any) -> None:
+        pass
+
+
+async def test_a_rebalance_between_two_instances(watched: Watched, make: Make) -> None:
+    for partition in range(2):
+        watched.kit.produce(watched.topic, partition, 100)
+    group = uuid.uuid4().hex
+    sidecars = [watched.sidecar(), watched.sidecar()]
+    listener = Committing()
+    first = await make(sidecars[0], group, listener)
+    asked = Counter[tuple[int, int]]()
+    asked.update((one.partition, one.offset) for one in await take(first, 80))
+    second = await make(sidecars[1], group)
+    async with asyncio.timeout(PATIENCE_S):
+        while len(asked) < 200:
+            for consumer in (first, second):
+                found = await consumer.getmany(timeout_ms=20, max_records=30)
+                batch = [(one.partition, one.offset) for records in found.values() for one in records]
+                asked.update(batch)
+                if batch and consumer is second:
+                    await consumer.commit()
+    for consumer, sidecar in zip((first, second), sidecars, strict=True):
+        if consumer.assignment():
+            await consumer.commit()
+        assert await flushed(sidecar)
+    assert listener.revoked
+    for partition in range(2):
+        receipts = watched.receipts(partition)
+        assert set(receipts) == set(range(100))
+        assert all(times <= asked[partition, offset] for offset, times in receipts.items())
+
+
+async def test_committed_metadata_are_the_last_word_of_a_killed_process(watched: Watched, make: Make) -> None:
+    watched.kit.produce(watched.topic, n=100)
+    group = uuid.uuid4().hex
+    script = """
+        import gapstream_sidecar.pace
+        gapstream_sidecar.pace.BURST = 1
+        gapstream_sidecar.pace.IN_ORDER_S = gapstream_sidecar.pace.SKIPPED_S = 3_600.0
+        import asyncio, os, signal
+        from aiokafka import AIOKafkaConsumer
+        from gapstream_sidecar import Sidecar
+
+        async def main():
+            sidecar = Sidecar({"bootstrap.servers": sys.argv[1]}, "billing", observe_before_commit=10)
+            conf = {"enable_auto_commit": False, "auto_offset_reset": "earliest", "session_timeout_ms": 6_000}
+            consumer = sidecar.wrap(AIOKafkaConsumer(sys.argv[2], bootstrap_servers=sys.argv[1], group_id=sys.argv[3], **conf))
+            await consumer.start()
+            done = 0
+            async for record in consumer:
+                done += 1
+                await consumer.commit()
+                if done == 60:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        asyncio.run(main())
+        """
+    await asyncio.to_thread(run, script, watched.kit.bootstrap, watched.topic, group, status=-signal.SIGKILL)
+    assert watched.receipts() == Counter([0])
+    sidecar = watched.sidecar()
+    consumer = await make(sidecar, group)
+    assert (await take(consumer, 40))[0].offset == 60
+    await consumer.commit()
+    assert await flushed(sidecar)
+    assert watched.receipts() == Counter(range(100))

@@ -1,0 +1,338 @@
+"""ClickHouse tables as sinks, on a real Kafka and the engine itself: what they lack, have twice, lost, and when they are silent."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.clickhouse_kit import ClickHouse, EngineProcess
+from tests.support.faulty_proxy import FaultyProxy
+from tests.support.kafka_kit import KafkaKit
+from tests.support.rig import Alerts, Rig, Worker, eventually, free_port, listed
+
+COLUMNS = ("__topic", "__partition", "__offset", "__timestamp")
+TYPES = "__topic LowCardinality(String), __partition Int32, __offset Int64, __timestamp DateTime64(3, 'UTC')"
+KEY = "ORDER BY (__topic, __partition, __offset)"
+DAY_MS = 86_400_000
+SINK: dict[str, Any] = {"type": "clickhouse", "every": "1s", "grace": "1s", "sweep": "1s", "from": "earliest", "stall_after": None}
+
+
+def block(topic: str, offsets: Iterable[int], partition: int = 0) -> list[tuple[object, ...]]:
+    """Rows as an ingesting pipeline writes them."""
+    return [(topic, partition, offset, "2026-11-24 10:00:00.000") for offset in offsets]
+
+
+@dataclass
+class Case:
+    """One topic with one table, seen through the worker."""
+
+    kit: KafkaKit
+    worker: Worker
+    server: ClickHouse
+    topic: str
+    table: str
+    """And the sink, unless another one is said."""
+
+    def insert(self, *offsets: Iterable[int], partition: int = 0, table: str | None = None, **settings: str) -> None:
+        """Each as a block of its own."""
+        for some in offsets:
+            self.server.insert(table or self.table, COLUMNS, block(self.topic, some, partition), **settings)
+
+    def delete(self, first: int, last: int) -> None:
+        self.server.run(f"DELETE FROM {self.table} WHERE __offset BETWEEN {first} AND {last}")
+
+    def row(self, sink: str | None = None, partition: int = 0) -> dict[str, Any]:
+        rows = self.worker.get(f"/api/partitions?topic={self.topic}&sink={sink or self.table}")["partitions"]
+        return next((row for row in rows if row["partition"] == partition), {})
+
+    def gaps(self, sink: str | None = None, **query: str) -> set[int]:
+        """Offsets of what is missing in partition 0."""
+        asked = "".join(f"&{name}={value}" for name, value in query.items())
+        found = listed(self.worker.get(f"/api/gaps?topic={self.topic}&sink={sink or self.table}{asked}"))
+        return set().union(*(offsets for (_, partition, _), offsets in found.items() if partition == 0))
+
+    def until_gaps(self, *offsets: int, sink: str | None = None, **query: str) -> None:
+        eventually(lambda: self.gaps(sink, **query) == set(offsets), f"gaps {offsets}")
+
+    def until_horizon(self, offset: int, sink: str | None = None) -> None:
+        eventually(lambda: self.row(sink).get("horizon_offset") == offset, f"horizon {offset}")
+
+    def checks(self, count: int = 4, sink: str | None = None) -> None:
+        """The table was asked so often since; with a grace of one of them, everything that had to be said was."""
+        before = self.checked(sink)
+        eventually(lambda: self.checked(sink) >= before + count, "questions")
+
+    def checked(self, sink: str | None = None) -> float:
+        """How often it answered."""
+        series = f'gapstream_clickhouse_checks_total{{outcome="ok",sink="{sink or self.table}"}}'
+        return next(float(line.rpartition(" ")[2]) for line in self.worker.text("/metrics").splitlines() if line.startswith(series))
+
+    def until_unknown(self, reason: str) -> None:
+        eventually(lambda: reason in (self.row().get("reason") or "") and self.row()["state"] == "unknown", reason)
+
+    def events(self, sink: str | None = None) -> list[dict[str, Any]]:
+        """A sink's on the alerts topic, where all of them must be in order and without holes."""
+        alerts, found = Alerts(), []
+        for message in self.worker.rig.read(f"{self.worker.rig.app_id}.alerts"):
+            alerts.take(message)
+            found.append(json.loads(message.value() or b""))
+        assert alerts.faults == []
+        return [event for event in found if (event["topic"], event["sink"]) == (self.topic, sink or self.table)]
+
+    def told(self, sink: str | None = None) -> list[tuple[str, str | None, Any]]:
+        return [(event["type"], event["cause"], event["ranges"]) for event in self.events(sink)]
+
+
+CASES: dict[str, dict[str, dict[str, Any]]] = {
+    "plain": {"plain": {}},
+    "replacing": {"replacing": {}, "visible": {"table": "replacing", "duplicates": "final"}},
+    "filtered": {"raw": {}, "good": {"quarantine": {"table": "bad"}}},
+    "deduplicating": {"deduplicating": {}},
+    "transactional": {"transactional": {}},
+    "expiring": {"expiring": {}},
+    "proxied": {"proxied": {}},
+}
+"""By case, which has a topic: its sinks, each of a table that has the sink's name unless it is said."""
+ENGINES = {
+    "replacing": f"ReplacingMergeTree {KEY}",
+    "deduplicating": f"MergeTree {KEY} SETTINGS non_replicated_deduplication_window = 100",
+    "expiring": f"MergeTree {KEY} TTL toDateTime(__timestamp) + INTERVAL 10 DAY SETTINGS merge_with_ttl_timeout = 0",
+}
+
+
+@dataclass
+class World:
+    """One worker for all cases."""
+
+    kit: KafkaKit
+    server: ClickHouse
+    proxy: FaultyProxy
+    topics: dict[str, str]
+    worker: Worker
+
+    def case(self, name: str) -> Case:
+        return Case(self.kit, self.worker, self.server, self.topics[name], name)
+
+
+@pytest.fixture(scope="module")
+def world(shared_kit: KafkaKit, make_rig: Callable[..., Rig], clickhouse_url: str) -> Iterator[World]:
+    server = ClickHouse(clickhouse_url)
+    topics = {case: shared_kit.make_topic(2 if case == "plain" else 1, {"retention.ms": "-1"}) for case in CASES}
+    for case, topic in topics.items():
+        if case not in ("filtered", "transactional", "expiring"):
+            shared_kit.produce(topic, 0, 100)
+        for table in CASES[case].keys() - {"visible"}:
+            server.run(f"CREATE TABLE {table} ({TYPES}) ENGINE = {ENGINES.get(case, f'MergeTree {KEY}')}")
+    server.run(f"CREATE TABLE bad ({TYPES}) ENGINE = MergeTree {KEY}")
+    with FaultyProxy(clickhouse_url) as proxy:
+        urls = {"proxied": proxy.url}
+        config = {
+            topic: {
+                "sinks": {
+                    sink: {
+                        **SINK,
+                        "url": urls.get(case, clickhouse_url),
+                        "database": server.database,
+                        "table": sink,
+                        **keys,
+                    }
+                    for sink, keys in CASES[case].items()
+                }
+            }
+            for case, topic in topics.items()
+        }
+        rig = make_rig(config, app={"unknown_after": "4s"})
+        yield World(shared_kit, server, proxy, topics, rig.worker().start().ready())
+        rig.close()
+    server.close()
+
+
+# --- what is missing ----------------------------------------------------------------------------------------------------
+
+
+def test_t53_rows_that_are_missing_doubled_deleted_and_restored(world: World) -> None:
+    case = world.case("plain")
+    case.insert(range(40), range(43, 60))
+    world.kit.produce(case.topic, 1, 5)
+    case.insert(range(5), partition=1)
+    case.until_gaps(40, 41, 42)
+    case.insert(range(60, 99), [41], range(10, 12), [10])
+    case.until_horizon(99)
+    case.until_gaps(40, 42)
+    eventually(lambda: case.row()["duplicates"] == 3, "rows beyond one per offset")
+    case.delete(20, 22)
+    case.until_gaps(20, 21, 22, cause="vanished")
+    case.insert([21])
+    case.until_gaps(20, 22, cause="vanished")
+    case.until_gaps(20, 22, 40, 42)
+    row = case.row()
+    assert (row["missing"], row["lag"], row["records"], row["rows"], row["observed"]) == (4, 1, 100, 98 + 3, 98), (
+        "97 offsets, one of them twice anew"
+    )
+    assert (case.row(partition=1)["state"], case.row(partition=1)["rows"]) == ("ok", 5)
+    case.checks()
+    assert case.told() == [
+        ("gap.opened", "not_received", [[40, 42]]),
+        *sorted([("gap.filled", "not_received", [[41, 41]]), ("duplicate.detected", None, [[10, 11]])], reverse=True),
+        ("gap.opened", "vanished", [[20, 22]]),
+        ("gap.filled", "vanished", [[21, 21]]),
+    ]
+
+
+def test_t54_copies_that_a_merge_will_remove(world: World) -> None:
+    case = world.case("replacing")
+    world.server.run("SYSTEM STOP MERGES replacing")
+    case.insert(range(50), range(30, 40), range(50, 100))
+    eventually(lambda: case.row()["duplicates"] == 10, "physical copies")
+    case.until_horizon(100, "visible")
+    world.server.run("SYSTEM START MERGES replacing")
+    world.server.run("OPTIMIZE TABLE replacing FINAL")
+    case.checks()
+    assert (case.row()["duplicates"], case.row()["missing"]) == (10, 0), "ever told"
+    assert (case.row("visible")["duplicates"], case.row("visible")["state"]) == (0, "ok")
+    assert case.told() == [("duplicate.detected", None, [[30, 39]])]
+    assert case.told("visible") == []
+
+
+def test_t57_what_a_view_leaves_out_is_told_apart_by_a_table_of_offsets(world: World) -> None:
+    """Records 20 to 22 are no JSON and put aside, 30 is a tombstone, 40 is left out by a condition, 50 was lost on the way."""
+    case = world.case("filtered")
+    world.kit.produce(case.topic, 0, 100, key=b"k", value=lambda number: None if number == 30 else b"{}")
+    arrived = [offset for offset in range(100) if offset not in (30, 50)]
+    case.insert(arrived, table="raw")
+    case.insert([offset for offset in arrived if offset not in (20, 21, 22, 40)], table="good")
+    case.insert([20, 21, 22], table="bad")
+    case.until_gaps(50, sink="raw")
+    case.until_gaps(40, 50, sink="good")
+    assert case.row("raw")["explained"] == {"tombstone": 1}
+    eventually(lambda: case.row("good")["explained"] == {"quarantined": 3, "tombstone": 1}, "what is explained")
+    case.checks(sink="good")
+    assert sorted(case.told("good")) == [
+        ("gap.explained", None, [[20, 22]]),
+        ("gap.opened", "not_received", [[40, 40], [50, 50]]),
+    ]
+
+
+def test_t58_a_repair_that_deduplication_swallows_leaves_the_gap_open(world: World) -> None:
+    case = world.case("deduplicating")
+    case.insert(range(50), range(50, 60), range(60, 100))
+    case.until_horizon(100)
+    case.checks()
+    case.delete(50, 59)
+    case.until_gaps(*range(50, 60))
+    case.insert(range(50, 60))
+    case.checks()
+    assert case.gaps() == set(range(50, 60)), "ClickHouse knows the block and drops it"
+    case.insert(range(50, 60), insert_deduplication_token="repair")
+    case.until_gaps()
+    assert [kind for kind, *_ in case.told()] == ["gap.opened", "gap.filled"]
+
+
+def test_t59_aborted_records_and_markers_are_not_missing(world: World) -> None:
+    case = world.case("transactional")
+    committed = [*world.kit.transact(case.topic, 0, 10), *world.kit.produce(case.topic, 0, 5)]
+    aborted = world.kit.transact(case.topic, 0, 10, commit=False)
+    committed += world.kit.produce(case.topic, 0, 5)
+    case.insert(committed, aborted[:3], aborted[:3])
+    case.until_horizon(committed[-1] + 1)
+    case.checks()
+    row = case.row()
+    assert (row["state"], row["missing"], row["duplicates"], row["observed"]) == ("ok", 0, 0, 20)
+    assert row["absent"] == {"transaction_marker": 2, "aborted": 10}
+    assert case.told() == []
+
+
+def test_t61_what_a_ttl_removed_was_not_lost(world: World) -> None:
+    case = world.case("expiring")
+    now_ms = time.time_ns() // 1_000_000
+    world.kit.produce(case.topic, 0, 50, timestamp_ms=now_ms - 30 * DAY_MS)
+    world.kit.produce(case.topic, 0, 50, timestamp_ms=now_ms)
+    rows = [(case.topic, 0, offset, (now_ms - (30 * DAY_MS if offset < 50 else 0)) / 1000) for offset in range(100) if offset != 70]
+    world.server.run("CREATE TABLE merged AS expiring")  # elsewhere: nobody must see a row between its insert and the merge that takes it
+    world.server.insert("merged", COLUMNS, rows)
+    world.server.run("OPTIMIZE TABLE merged FINAL")
+    world.server.run("ALTER TABLE expiring ATTACH PARTITION tuple() FROM merged")
+    assert world.server.rows("SELECT count() FROM expiring WHERE __offset < 50") == [(0,)]
+    case.until_gaps(70)
+    case.checks()
+    row = case.row()
+    assert (row["missing"], row["explained"], row["horizon_offset"]) == (1, {"unobserved": 50}, 100)
+    assert {cause for kind, cause, _ in case.told() if kind == "gap.opened"} == {"not_received"}
+
+
+# --- no answer ----------------------------------------------------------------------------------------------------------
+
+
+def test_t60_a_server_that_fails_is_unknown_and_nothing_is_lost_by_it(world: World) -> None:
+    case = world.case("proxied")
+    case.insert(range(60))
+    case.until_horizon(60)
+    faults: list[tuple[Callable[[], None], str]] = [
+        (lambda: world.proxy.fail(500, 241, "Memory limit exceeded"), "Memory limit exceeded"),
+        (lambda: world.proxy.cut(0.5), "can't be reached or did not answer"),
+    ]
+    for fault, reason in faults:
+        fault()
+        case.until_unknown(reason)
+        assert (case.row()["missing"], case.row()["horizon_offset"]) == (0, 60), "counts keep their last value"
+        world.proxy.mend()
+        eventually(lambda: case.row()["state"] == "ok", "it is known again")
+    world.proxy.hold()
+    case.insert(range(60, 100))
+    time.sleep(3)  # slower than `every` and `grace` together
+    world.proxy.mend()
+    case.until_horizon(100)
+    case.checks()
+    assert (case.row()["missing"], case.row()["state"]) == (0, "ok")
+    assert [kind for kind, *_ in case.told()] == ["sink.unknown", "sink.known"] * 2
+
+
+def test_t60_a_server_that_is_not_there_is_unknown_and_caught_up_with(world: World, make_rig: Callable[..., Rig], tmp_path: Path) -> None:
+    topic, port = world.kit.make_topic(1), free_port()
+    world.kit.produce(topic, 0, 100)
+    sink = {**SINK, "url": f"http://127.0.0.1:{port}", "table": "away"}
+    rig = make_rig({topic: {"sinks": {"away": sink}}}, app={"unknown_after": "4s"})
+    worker = rig.worker().start().ready()
+    Case(world.kit, worker, world.server, topic, "away").until_unknown(f"127.0.0.1:{port} can't be reached")
+    with EngineProcess(tmp_path, port) as engine:
+        server = ClickHouse(engine.url)
+        away = Case(world.kit, worker, server, topic, "away")
+        server.run(f"CREATE TABLE default.away ({TYPES}) ENGINE = MergeTree {KEY}")
+        away.insert(range(30), range(31, 100), table="default.away")
+        away.until_horizon(100)
+        away.until_gaps(30)
+        assert [kind for kind, *_ in away.told()] == ["sink.unknown", "sink.known", "gap.opened"]
+    rig.close()
+
+
+def test_a_worker_that_is_killed_tells_nothing_twice(world: World, make_rig: Callable[..., Rig]) -> None:
+    """Another application of its own: the table is asked by whoever owns the partition."""
+    topic = world.kit.make_topic(1)
+    world.kit.produce(topic, 0, 100)
+    world.server.run(f"CREATE TABLE taken ({TYPES}) ENGINE = MergeTree {KEY}")
+    sink = {**SINK, "url": world.server.url, "database": world.server.database, "table": "taken"}
+    rig = make_rig({topic: {"sinks": {"taken": sink}}})
+    first = rig.worker().start().ready()
+    case = Case(world.kit, first, world.server, topic, "taken")
+    case.insert(range(20), range(22, 60), range(5))
+    case.until_gaps(20, 21)
+    eventually(lambda: case.row()["duplicates"] == 5, "duplicates")
+    first.kill()
+    case.insert(range(60, 99))
+    case.worker = rig.worker().start().ready()
+    case.until_horizon(99)
+    case.delete(50, 50)
+    case.until_gaps(20, 21, 50)
+    case.checks()
+    assert sorted(case.told()) == [
+        ("duplicate.detected", None, [[0, 4]]),
+        ("gap.opened", "not_received", [[20, 21]]),
+        ("gap.opened", "vanished", [[50, 50]]),
+    ]
+    rig.close()

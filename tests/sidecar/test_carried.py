@@ -1,0 +1,114 @@
+"""What travels in a commit's metadata: there and back, and what others may have written there."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gapstream_sidecar.carried import METADATA_BYTES, SPANS_MAX, Carried, decode, encode
+from gapstream_sidecar.deliveries import Key
+from gapstream_sidecar.runs import RunList
+
+KEY: Key = ("orders", 3)
+
+
+def row(*runs: tuple[int, int], number: int = 1, key: Key = KEY, status: str = "received", reason: str | None = None) -> Carried:
+    return Carried(key, "host-1", number, status, reason, RunList(runs))
+
+
+def test_the_text_stays_the_same_while_what_it_says_ends_with_the_committed_offset() -> None:
+    text = encode("billing", [row((5, 9), (12, 20))], KEY, 20)
+    assert json.loads(text) == {"gapstream": 1, "sink": "billing", "said": [["host-1", 1, "received", None, [5, 4, 3, 0]]]}
+    assert text == encode("billing", [row((5, 9), (12, 25))], KEY, 25)
+    assert decode(text, "billing", KEY, 33) == [row((5, 9), (12, 33))]
+
+
+def test_only_the_last_row_goes_on_with_the_commits() -> None:
+    text = encode("billing", [row((5, 9)), row((5, 9), number=2)], KEY, 9)
+    assert [list(one.runs) for one in decode(text, "billing", KEY, 12)] == [[(5, 9)], [(5, 12)]]
+
+
+offsets = st.integers(0, 2**62)
+bounds = st.sets(offsets, min_size=2, max_size=20).map(sorted).map(lambda found: found[: len(found) // 2 * 2])
+rows = st.builds(
+    lambda found, number, key, status, reason: Carried(
+        key, f"host-{number}", number, status, reason, RunList(zip(found[::2], found[1::2], strict=True))
+    ),
+    bounds,
+    st.integers(1, 2**40),
+    st.sampled_from([KEY, ("orders", 4), ("é", 3)]),
+    st.sampled_from(["received", "quarantined"]),
+    st.none() | st.text(max_size=20),
+)
+
+
+@given(st.lists(rows, max_size=4), offsets)
+def test_what_was_written_is_read(said: list[Carried], offset: int) -> None:
+    assert decode(encode("billing", said, KEY, offset), "billing", KEY, offset) == said
+
+
+@given(st.lists(rows, max_size=3), st.integers(0, 40))
+def test_what_ends_with_the_committed_offset_is_read(said: list[Carried], place: int) -> None:
+    ends = [one.runs.bounds[-1] for one in said] or [7]
+    offset = ends[place % len(ends)]
+    assert decode(encode("billing", said, KEY, offset), "billing", KEY, offset) == said
+
+
+def test_what_finds_no_room_is_told_by_its_span_as_unobserved() -> None:
+    many = [row(*((at, at + 1) for at in range(first, first + 400, 2)), number=first) for first in range(0, 4_000, 400)]
+    others = [row((1, 2), key=("orders", number)) for number in range(10, 60)]
+    text = encode("billing", [*many, *others], KEY, 9_999)
+    assert METADATA_BYTES - 600 < len(text) < 4_096
+    read = decode(text, "billing", KEY, 9_999)
+    exact = [one for one in read if one.status == "received"]
+    spans = [one for one in read if one.status == "unobserved"]
+    assert exact == many[: len(exact)]
+    assert len(exact) >= 3
+    assert len(spans) == SPANS_MAX
+    assert spans[0] == Carried(KEY, "", 0, "unobserved", None, RunList([(len(exact) * 400, 3_999)]))
+
+
+@pytest.mark.parametrize("text", [None, "", "mine", "{}", '{"offset":3}', encode("shipping", [row((1, 2))], KEY, 9)])
+def test_what_somebody_else_wrote_is_left_alone(text: str | None) -> None:
+    assert decode(text, "billing", KEY, 9) == []
+
+
+def test_a_version_to_come_is_left_alone() -> None:
+    assert decode('{"gapstream":2,"new":"shape"}', "billing", KEY, 9) == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "7",
+        "[7]",
+        '[["host"]]',
+        '[["host",1,"received",null,[]]]',
+        '[["host",1,"received",null,[5]]]',
+        '[["host",1,"received",null,[5,0]]]',
+        '[["host",1,"received",null,[5,2,-9,1]]]',
+        '[["host",1,"received",null,["x",1]]]',
+        '[["host",1,"received",null,[1e999,1]]]',
+        '[["host",1,"received",null,[99999999999999999999,1]]]',
+        '[[7,1,"received",null,[5,1]]]',
+        '[["host",1,"received",null,[5,1],"orders","x"]]',
+    ],
+)
+def test_what_can_not_be_read_is_a_value_error(said: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - any text will do, it is logged
+        decode(f'{{"gapstream":1,"sink":"billing","said":{said}}}', "billing", KEY, 3)
+    with pytest.raises(ValueError):  # noqa: PT011 - the same
+        decode('{"gapstream":1,"sink":"billing"', "billing", KEY, 3)
+
+
+@given(st.text(max_size=200))
+def test_nothing_else_is_raised(text: str) -> None:
+    try:
+        read = decode('{"gapstream":' + text, "billing", KEY, 3)
+    except ValueError:
+        return
+    assert all(low < high for one in read for low, high in pairwise(one.runs.bounds))

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_app.core.model import Status
+from stream_app.sinks.copies import Gathered, Source, SourceHeaders, observations, source_of
+
+NAMES = SourceHeaders("t", "p", "o")
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ([("t", b"orders"), ("p", b"3"), ("o", b"17")], Source("orders", 3, 17)),
+        ([("t", "orders"), ("p", "3"), ("o", "17")], Source("orders", 3, 17)),
+        ([("t", b"orders"), ("p", (3).to_bytes(8, "big")), ("o", (2**40).to_bytes(8, "big"))], Source("orders", 3, 2**40)),
+        ([("t", b"orders"), ("p", b"3"), ("o", b"12345678")], Source("orders", 3, 12345678)),
+        ([("o", b"1"), ("t", b"orders"), ("p", b"3"), ("x", None), ("o", b"2")], Source("orders", 3, 2)),
+        ([("t", b"\xff"), ("p", b"3"), ("o", b"17")], Source("\ufffd", 3, 17)),
+        ([("t", b"orders"), ("p", b"3")], None),
+        ([("t", b"orders"), ("p", b"3"), ("o", None)], None),
+        ([("t", b"orders"), ("p", b"3"), ("o", b"")], None),
+        ([("t", b"orders"), ("p", b"3"), ("o", b"-1")], None),
+        ([("t", b"orders"), ("p", b"3"), ("o", (-1).to_bytes(8, "big", signed=True))], None),
+        ([("t", b"orders"), ("p", b"3"), ("o", b"9" * 30)], None),
+        ([("t", b"orders"), ("p", b"3"), ("o", b"0x11")], None),
+        ([("t", b"orders"), ("p", b"99999999999"), ("o", b"1")], None),
+        ([], None),
+        (None, None),
+    ],
+)
+def test_sources(headers: list[tuple[str, bytes | str | None]] | None, expected: Source | None) -> None:
+    assert source_of(headers, NAMES) == expected
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9)), max_size=60))
+def test_every_copy_is_said_as_often_as_it_is_there(copies: list[tuple[int, int]]) -> None:
+    gathered = Gathered()
+    gathered.add([Source("orders", *copy) for copy in copies], "orders")
+    said = observations(gathered, "copy", Status.RECEIVED, None, "topic:c/0", 100)
+    counted = Counter((partition, offset) for partition, one in said for first, stop in one.runs for offset in range(first, stop))
+    assert counted == Counter(copies)
+    assert [one.sequence for _, one in said] == list(range(100, 100 + len(said)))
+
+
+def test_what_is_of_no_use_is_counted() -> None:
+    gathered = Gathered()
+    gathered.add([None, Source("payments", 0, 1), Source("orders", 0, 1), None], "orders")
+    assert (gathered.unknown, gathered.others, list(gathered.offsets)) == (2, 1, [0])
