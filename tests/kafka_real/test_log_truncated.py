@@ -180,7 +180,13 @@ def test_t63_two_values_at_one_offset_read_by_two_workers(after: After, kafka3: 
     values = [message.value() for message in kit.read(topic, first=SAFE)]
     assert values == [f"new {offset}".encode() for offset in range(SAFE, NEW["grown"])]
     assert after.rigs[AWAY].workers[0].process is not after.workers[AWAY].process
-    told = [one for one in events(after.rigs[AWAY], topic) if one["sink"] == "log"]
+
+    def of_log() -> list[dict[str, Any]]:
+        return [one for one in events(after.rigs[AWAY], topic) if one["sink"] == "log"]
+
+    eventually(of_log, "the second worker has met the new records")
+    await_read(after.workers[AWAY], topic, NEW["grown"])
+    told = of_log()
     assert [(one["type"], one["ranges"]) for one in told] == [("log.truncated", [[SAFE, LONG - 1]])]
     assert f"was truncated to offset {SAFE} after offsets up to {LONG} were read" in told[0]["reason"]
 
