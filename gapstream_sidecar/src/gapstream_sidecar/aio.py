@@ -17,6 +17,7 @@ from gapstream_sidecar.deliveries import Key
 from gapstream_sidecar.follower import Follower, Terms
 from gapstream_sidecar.messages import Origin, origin_of
 from gapstream_sidecar.reporter import Reporter
+from gapstream_sidecar.standin import StandIn
 
 CALL_S = 1.0
 """The longest wait for an answer that concerns nobody but the sidecar."""
@@ -253,17 +254,16 @@ class AioFollower(Follower):
 _FOLLOWED = ("commit", "getmany", "getone", "seek", "seek_to_beginning", "seek_to_committed", "seek_to_end", "stop")
 
 
-class WrappedAioConsumer:
+class WrappedAioConsumer(StandIn):
     """Stands in for an ``aiokafka.AIOKafkaConsumer``: what the follower does not define is the consumer's own."""
 
-    __slots__ = ("__weakref__", "_follower", *_FOLLOWED)
+    __slots__ = ("_follower", *_FOLLOWED)
+    _follower: AioFollower
+    _what = "consumer"
 
     def __init__(self, follower: AioFollower) -> None:
+        super().__init__(follower.consumer, (follower, _FOLLOWED))
         object.__setattr__(self, "_follower", follower)
-        for name in _FOLLOWED:
-            object.__setattr__(self, name, getattr(follower, name))
-
-    _follower: AioFollower
 
     def __aiter__(self) -> WrappedAioConsumer:
         self._follower.consumer.__aiter__()
@@ -278,26 +278,6 @@ class WrappedAioConsumer:
 
     async def __aexit__(self, *_: object) -> None:
         await self._follower.stop()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._follower.consumer, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._follower.consumer, name, value)
-
-    def __dir__(self) -> list[str]:
-        return dir(self._follower.consumer)
-
-    def __repr__(self) -> str:
-        return f"<gapstream sidecar around {self._follower.consumer!r}>"
-
-    @property
-    def __class__(self) -> type:  # isinstance(x, aiokafka.AIOKafkaConsumer) holds, as it did before wrapping
-        return type(self._follower.consumer)
-
-    @__class__.setter
-    def __class__(self, value: type) -> None:
-        raise TypeError("the class of a wrapped consumer can't be changed")
 
 
 def _key(partition: Any) -> Key:

@@ -14,6 +14,7 @@ from gapstream_sidecar.deliveries import Key
 from gapstream_sidecar.follower import Follower, Terms
 from gapstream_sidecar.messages import Run, origin_of, records, replays, runs
 from gapstream_sidecar.reporter import Reporter
+from gapstream_sidecar.standin import StandIn
 
 Callback = Callable[[Any, list[TopicPartition]], Any]
 
@@ -421,46 +422,22 @@ _FOLLOWED = (
 )
 
 
-class WrappedConsumer:
+class WrappedConsumer(StandIn):
     """Stands in for a ``confluent_kafka.Consumer``: what the follower does not define is the consumer's own."""
 
-    __slots__ = ("__weakref__", "_follower", *_FOLLOWED)
+    __slots__ = ("_follower", *_FOLLOWED)
+    _follower: ConsumerFollower
+    _what = "consumer"
 
     def __init__(self, follower: ConsumerFollower) -> None:
+        super().__init__(follower.consumer, (follower, _FOLLOWED))
         object.__setattr__(self, "_follower", follower)
-        for name in _FOLLOWED:
-            object.__setattr__(self, name, getattr(follower, name))
-
-    _follower: ConsumerFollower
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._follower.consumer, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._follower.consumer, name, value)
-
-    def __delattr__(self, name: str) -> None:
-        delattr(self._follower.consumer, name)
-
-    def __dir__(self) -> list[str]:
-        return dir(self._follower.consumer)
-
-    def __repr__(self) -> str:
-        return f"<gapstream sidecar around {self._follower.consumer!r}>"
 
     def __enter__(self) -> WrappedConsumer:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._follower.close()
-
-    @property
-    def __class__(self) -> type:  # isinstance(x, confluent_kafka.Consumer) holds, as it did before wrapping
-        return type(self._follower.consumer)
-
-    @__class__.setter
-    def __class__(self, value: type) -> None:
-        raise TypeError("the class of a wrapped consumer can't be changed")
 
 
 def _keys(partitions: Iterable[TopicPartition]) -> list[Key]:

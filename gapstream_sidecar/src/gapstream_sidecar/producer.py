@@ -15,6 +15,7 @@ from confluent_kafka import TopicPartition
 from gapstream_sidecar.carried import Carried
 from gapstream_sidecar.consumer import ConsumerFollower, with_metadata
 from gapstream_sidecar.deliveries import Asked, Key
+from gapstream_sidecar.standin import StandIn
 
 
 @dataclass(slots=True)
@@ -111,49 +112,24 @@ _PASSED = ("flush", "poll", "produce")
 """Called for every record: bound here, so that they cost nothing."""
 
 
-class WrappedProducer:
+class WrappedProducer(StandIn):
     """Stands in for a ``confluent_kafka.Producer``."""
 
-    __slots__ = ("__weakref__", "_transaction", *_FOLLOWED, *_PASSED)
+    __slots__ = (*_FOLLOWED, *_PASSED)
+    _what = "producer"
 
     def __init__(self, transaction: Transaction) -> None:
-        object.__setattr__(self, "_transaction", transaction)
-        for name in _FOLLOWED:
-            object.__setattr__(self, name, getattr(transaction, name))
-        for name in _PASSED:
-            object.__setattr__(self, name, getattr(transaction.producer, name))
-
-    _transaction: Transaction
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transaction.producer, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._transaction.producer, name, value)
+        super().__init__(transaction.producer, (transaction, _FOLLOWED), (transaction.producer, _PASSED))
 
     def __len__(self) -> int:
-        return len(self._transaction.producer)
+        return len(self._client)
 
     def __bool__(self) -> bool:  # with a length it would be false while nothing is queued
         return True
 
     def __enter__(self) -> WrappedProducer:
-        self._transaction.producer.__enter__()
+        self._client.__enter__()
         return self
 
     def __exit__(self, *error: object) -> Any:
-        return self._transaction.producer.__exit__(*error)
-
-    def __dir__(self) -> list[str]:
-        return dir(self._transaction.producer)
-
-    def __repr__(self) -> str:
-        return f"<gapstream sidecar around {self._transaction.producer!r}>"
-
-    @property
-    def __class__(self) -> type:  # isinstance(x, confluent_kafka.Producer) holds, as it did before wrapping
-        return type(self._transaction.producer)
-
-    @__class__.setter
-    def __class__(self, value: type) -> None:
-        raise TypeError("the class of a wrapped producer can't be changed")
+        return self._client.__exit__(*error)
