@@ -1,4 +1,4 @@
-"""Three mends to aiokafka 0.14 that have no seam to hang them on; applied when this module is imported.
+"""Four mends to aiokafka 0.14 that have no seam to hang them on; applied when this module is imported.
 
 All are small and named here, so that a newer aiokafka is checked against them before the dependency's range is widened.
 """
@@ -13,12 +13,14 @@ import aiokafka.client
 from aiokafka import errors
 from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.producer.message_accumulator import MessageBatch
+from aiokafka.producer.sender import Sender
 from aiokafka.protocol.metadata import MetadataRequest
 
 log = logging.getLogger("gapstream.kafka")
 
 _contains_abort_marker = PartitionRecords._contains_abort_marker
 _failure = MessageBatch.failure
+_find_coordinator = Sender._find_coordinator
 
 
 def contains_abort_marker(self: Any, batch: Any) -> bool:
@@ -52,6 +54,23 @@ def failure(self: Any, exception: BaseException) -> None:
         self._drain_waiter.exception()
 
 
+async def find_coordinator(self: Any, kind: Any, key: str) -> int:
+    """A connection that breaks while the coordinator is asked for is no more than one that can't be made: it is asked for again.
+
+    aiokafka ends the producer for good then, with a traceback. How long a transaction may take is bounded by who writes it.
+    """
+    while True:
+        try:
+            node: int = await _find_coordinator(self, kind, key)
+        except errors.KafkaError as exc:
+            if not isinstance(exc.__cause__, errors.KafkaConnectionError):
+                raise
+            await self.client.force_metadata_update()
+            await asyncio.sleep(self._retry_backoff)
+        else:
+            return node
+
+
 def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """For the loops that aiokafka works in: an error of Kafka that nobody waited for is told where somebody did.
 
@@ -66,4 +85,5 @@ def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> N
 
 PartitionRecords._contains_abort_marker = contains_abort_marker
 MessageBatch.failure = failure
+Sender._find_coordinator = find_coordinator
 aiokafka.client.MetadataRequest = QuietMetadataRequest

@@ -11,7 +11,13 @@ import aiokafka.client
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED, PartitionRecords
-from aiokafka.errors import KafkaError, ProducerFenced, UnknownTopicOrPartitionError
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    KafkaConnectionError,
+    KafkaError,
+    ProducerFenced,
+    UnknownTopicOrPartitionError,
+)
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageBatch
 from aiokafka.protocol.metadata import MetadataRequest, MetadataRequest_v4, MetadataRequest_v5, MetadataRequestStruct
 from aiokafka.record.memory_records import MemoryRecords
@@ -122,3 +128,44 @@ async def test_an_error_of_kafka_that_nobody_waited_for_is_told_where_somebody_d
     told = [record.message for record in caplog.records if record.levelno > logging.DEBUG]
     assert [one.splitlines()[0] for one in told] == ["Task exception was never retrieved"]
     assert "a defect" in told[0]
+
+
+class Lookups:
+    """Stands for a sender and its client: answers each lookup of a coordinator in turn."""
+
+    def __init__(self, *answers: BaseException | int) -> None:
+        self.answers = list(answers)
+        self.updates = 0
+        self.client = self
+        self._txn_manager = object()
+        self._coordinators: dict[int, int] = {}
+        self._retry_backoff = 0.0
+
+    async def coordinator_lookup(self, _kind: int, _key: str) -> int:
+        answer = self.answers.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    async def force_metadata_update(self) -> None:
+        self.updates += 1
+
+    async def ready(self, _node: int, group: int) -> bool:
+        return True
+
+
+def test_a_coordinator_is_asked_for_again_when_the_connection_breaks() -> None:
+    sender = Lookups(KafkaConnectionError("closed"), KafkaConnectionError("closed"), 3)
+    assert asyncio.run(patches.find_coordinator(sender, 1, "app-orders-0")) == 3
+    assert sender.updates == 2
+
+
+def test_any_other_refusal_of_a_coordinator_ends_the_producer() -> None:
+    with pytest.raises(KafkaError, match="ClusterAuthorizationFailed"):
+        asyncio.run(patches.find_coordinator(Lookups(ClusterAuthorizationFailedError()), 1, "app-orders-0"))
+
+
+def test_without_the_mend_a_broken_connection_ends_the_producer() -> None:
+    """When this fails, aiokafka mends itself: take ours out."""
+    with pytest.raises(KafkaError, match="closed"):
+        asyncio.run(patches._find_coordinator(Lookups(KafkaConnectionError("closed"), 3), 1, "app-orders-0"))
