@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError, Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gapstream_sidecar.messages import Origin, origin_of, records, replays, runs
+from gapstream_sidecar.messages import Origin, are_plain, origin_of, records, replays, runs
 from tests.sidecar.fakes import FakeMessage
 
 EOF = KafkaError(KafkaError._PARTITION_EOF)
@@ -35,6 +35,15 @@ def test_events_are_no_records() -> None:
     messages = [FakeMessage("orders", 0, 1), FakeMessage("orders", 0, 2, EOF), FakeMessage("orders", 0, None, EOF)]
     assert records(messages) == messages[:1]
     assert list(records(messages[1:])) == []
+
+
+@pytest.mark.parametrize("odd", [FakeMessage("orders", 0, 2, EOF), FakeMessage("orders", 0, 2, headers=[("trace", b"1")])])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_one_event_or_header_is_enough_to_look_closer(odd: FakeMessage, at: int) -> None:
+    messages = [FakeMessage("orders", 0, 1), FakeMessage("orders", 0, 3)]
+    assert are_plain(messages)
+    messages.insert(at, odd)
+    assert not are_plain(messages)
 
 
 def test_replays_name_where_they_were_delivered_and_where_they_come_from() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
@@ -12,7 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from gapstream_sidecar.complaints import Complaints
 from gapstream_sidecar.deliveries import Key
 from gapstream_sidecar.follower import Follower, Terms
-from gapstream_sidecar.messages import Run, origin_of, records, replays, runs
+from gapstream_sidecar.messages import Origin, Run, are_plain, origin_of, records, replays, runs
 from gapstream_sidecar.reporter import Reporter
 from gapstream_sidecar.standin import StandIn
 
@@ -111,10 +111,9 @@ class ConsumerFollower(Follower):
             self._lease({(topic, partition): (offset, offset + 1)})
 
     def _note_all(self, messages: list[Message]) -> None:
-        noted = records(messages)
+        noted, origins = (messages, []) if are_plain(messages) else _sorted_out(messages)
         if not noted:
             return
-        origins = replays(noted)
         with self.lock:
             if self._nothing_skipped(len(noted)):
                 handed_out = {one.key: (one.stop, one.stop) for one in self.deliveries.followed} if self._leasing else {}
@@ -438,6 +437,12 @@ class WrappedConsumer(StandIn):
 
     def __exit__(self, *_: object) -> None:
         self._follower.close()
+
+
+def _sorted_out(messages: Sequence[Any]) -> tuple[Sequence[Any], list[Origin]]:
+    """The records among them, and which of these are replays."""
+    noted = records(messages)
+    return noted, replays(noted) if noted else []
 
 
 def _keys(partitions: Iterable[TopicPartition]) -> list[Key]:

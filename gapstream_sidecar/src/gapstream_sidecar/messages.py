@@ -32,11 +32,19 @@ class Run(NamedTuple):
     stop: int
 
 
-def records(messages: Sequence[Any]) -> Sequence[Any]:
-    """The messages that are records, not events.
+def are_plain(messages: Sequence[Any]) -> bool:
+    """Whether all of them are records without headers, as nearly always.
 
-    The methods are called through their class and ``map``: 15 ns a message less than a loop of one's own.
+    One look at each, in one loop: the first touch of a message costs more than a call, so two passes cost a fifth more.
     """
+    for message in messages:  # noqa: SIM110 - any() with a generator is half as fast
+        if message.error() is not None or message.headers():
+            return False
+    return True
+
+
+def records(messages: Sequence[Any]) -> Sequence[Any]:
+    """The messages that are records, not events."""
     if any(map(type(messages[0]).error, messages)):
         return [message for message in messages if message.error() is None]
     return messages
