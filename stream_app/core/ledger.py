@@ -29,9 +29,10 @@ from stream_app.core.model import (
     Runs,
     Status,
 )
+from stream_app.core.moved import Moved
 from stream_app.core.offsets import OffsetSet
 from stream_app.core.openings import Opening
-from stream_app.core.sink import STAMPS_MAX, Moved, Policy, SinkState
+from stream_app.core.sink import STAMPS_MAX, Policy, SinkState
 from stream_app.core.sources import described
 
 LOG_SINK = "log"
@@ -101,6 +102,8 @@ class Ledger:
     """Checks of a sink that fail for so long make it unknown."""
     forget_after_ms: int | None = None
     """A sink that stands in no configuration and is silent for so long is forgotten; None: never."""
+    gone: set[str] = field(default_factory=set)
+    """Sinks that were forgotten, until somebody takes them out."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Sinks that were forgotten after events of theirs were told -> the last sequence: whoever comes back goes on from there."""
 
@@ -144,8 +147,7 @@ class Ledger:
         """Nobody is alerted of it any more: close for subscribers what is open; it stays open here, in case it comes back."""
         told = {"reason": "the sink left the configuration", "open_count": 0, "open_gaps": 0}
         for cause in Cause:
-            for piece in pieces(sink.open[cause]):
-                self._tell(EventType.GAP_EXPLAINED, sink, now_ms, cause=cause, ranges=piece, **told)
+            self._tell_of(sink.open[cause], EventType.GAP_EXPLAINED, sink, now_ms, cause=cause, **told)
         self._tell(EventType.SINK_REMOVED, sink, now_ms, **told)
         sink.policy = Policy.unconfigured(sink.policy.name)
         sink.silent_ms = now_ms
@@ -191,8 +193,7 @@ class Ledger:
             self._open_holes(holes, now_ms)
         if read.unread:
             self._note_unread(read.unread, now_ms)
-        for piece in pieces(OffsetSet(read.unreadable)):
-            self._tell(EventType.LOG_UNREADABLE, self.sinks[LOG_SINK], now_ms, ranges=piece)
+        self._tell_of(OffsetSet(read.unreadable), EventType.LOG_UNREADABLE, self.sinks[LOG_SINK], now_ms)
         for sink in idle:
             sink.moved_ms = now_ms
         for sink in self.judged():
@@ -226,13 +227,11 @@ class Ledger:
         offsets = OffsetSet(unread)
         for sink in self.judged():
             sink.note_unread(offsets, self.log)
-        for piece in pieces(offsets):
-            self._tell(EventType.LOG_UNREAD, self.sinks[LOG_SINK], now_ms, ranges=piece)
+        self._tell_of(offsets, EventType.LOG_UNREAD, self.sinks[LOG_SINK], now_ms)
 
     def _expire(self, sink: SinkState, now_ms: int) -> None:
         gone = sink.expire_below(self.log)
-        for piece in pieces(gone):
-            self._tell(EventType.GAP_EXPIRED, sink, now_ms, cause=Cause.EXPIRED, ranges=piece)
+        self._tell_of(gone, EventType.GAP_EXPIRED, sink, now_ms, cause=Cause.EXPIRED)
 
     def _forget(self) -> None:
         """Below the log's start, and below what any sink has to judge still, absent offsets need not be told apart."""
@@ -242,7 +241,7 @@ class Ledger:
             edge = min(edge, judged_to)
         if edge > self.log.forgotten:
             gaps = OffsetSet(run for sink in self.sinks.values() for run in sink.gaps_ever(self.log))
-            self.log.forget_below(edge, gaps)
+            self.log.forget_below(edge, gaps, [sink.floor for sink in self.judged() if sink.floor is not None])
 
     def of_another(self, read: ObservationRead, observation: Observation) -> bool:
         """Whether it speaks of another topic of the same name, or may do so."""
@@ -295,6 +294,7 @@ class Ledger:
         del self.sinks[name]
         self.mirrored = {key: at for key, at in self.mirrored.items() if not key.startswith(f"{name}/topic:")}
         self.epoch += 1
+        self.gone.add(name)
         if sink.sequence:
             self.dropped[name] = sink.sequence
         return True
@@ -305,16 +305,13 @@ class Ledger:
 
     def _tell_moved(self, sink: SinkState, observation: Observation, moved: Moved, now_ms: int) -> None:
         for cause, offsets in moved.filled.items():
-            for piece in pieces(offsets):
-                self._tell(EventType.GAP_FILLED, sink, now_ms, cause=cause, ranges=piece)
+            self._tell_of(offsets, EventType.GAP_FILLED, sink, now_ms, cause=cause)
         acknowledged = observation.status is Status.ACKNOWLEDGED
         kind = EventType.GAP_ACKNOWLEDGED if acknowledged else EventType.GAP_EXPLAINED
         reason = observation.reason if acknowledged else str(observation.status)
         for cause, offsets in moved.explained.items():
-            for piece in pieces(offsets):
-                self._tell(kind, sink, now_ms, cause=cause, ranges=piece, reason=reason, by=observation.by)
-        for piece in pieces(moved.accepted):
-            self._tell(kind, sink, now_ms, ranges=piece, reason=reason, by=observation.by)
+            self._tell_of(offsets, kind, sink, now_ms, cause=cause, reason=reason, by=observation.by)
+        self._tell_of(moved.accepted, kind, sink, now_ms, reason=reason, by=observation.by)
         for cause, offsets in moved.reopened.items():
             self._open(sink, cause, offsets, None, None, now_ms, reason="acknowledgement undone", by=observation.by)
         if moved.reopened:
@@ -398,12 +395,12 @@ class Ledger:
             return
         opened = sink.settle(stop, look, self.log)
         for cause, offsets in opened.items():
-            self._remember_times(sink, offsets, look.timestamps)
+            self._remember_times(sink, offsets, look.timestamps | look.beside)
             self._open(sink, cause, offsets, due.passed_ms, look.timestamps, now_ms)
 
     def _remember_times(self, sink: SinkState, offsets: OffsetSet, timestamps: Mapping[int, int]) -> None:
         for first, stop in offsets.runs():
-            for offset in (first, stop - 1):
+            for offset in (first - 1, first, stop - 1, stop):
                 if offset in timestamps and len(sink.stamps) < STAMPS_MAX:
                     sink.stamps[offset] = timestamps[offset]
 
@@ -461,14 +458,12 @@ class Ledger:
         lost = OffsetSet([(offset, max(self.log.read, offset))])
         for sink in self.sinks.values():
             self._close_truncated(sink, sink.truncate(offset), now_ms, reason or "the log was truncated")
-        for piece in pieces(lost):
-            self._tell(EventType.LOG_TRUNCATED, self.sinks[LOG_SINK], now_ms, ranges=piece, reason=reason)
+        self._tell_of(lost, EventType.LOG_TRUNCATED, self.sinks[LOG_SINK], now_ms, reason=reason)
         self.log.truncate(offset)
 
     def _close_truncated(self, sink: SinkState, closed: Mapping[Cause, OffsetSet], now_ms: int, reason: str) -> None:
         for cause, offsets in closed.items():
-            for piece in pieces(offsets):
-                self._tell(EventType.GAP_EXPLAINED, sink, now_ms, cause=cause, ranges=piece, reason=f"{Reason.TRUNCATED}: {reason}")
+            self._tell_of(offsets, EventType.GAP_EXPLAINED, sink, now_ms, cause=cause, reason=f"{Reason.TRUNCATED}: {reason}")
 
     def recreate(
         self, topic_id: bytes, ends: LogEnds, now_ms: int, *, observations_end: int, compacted: bool | None, partitions: int
@@ -486,8 +481,10 @@ class Ledger:
             self._close_truncated(sink, sink.truncate(0), now_ms, "the topic was re-created")
         self._tell(EventType.LOG_RECREATED, self.sinks[LOG_SINK], now_ms, reason=f"its id is {topic_id_text(topic_id)} now")
         told = {name: (sink.sequence, sink.stalled, sink.checks, sink.silent_ms) for name, sink in self.sinks.items()}
+        blocks = self.log.minutes.blocks() | self.log.minutes.told
         self.log = LogState(topic_id, origin=log_start, seen_end=log_end, start=log_start, read=log_start, end=log_end, last_stable=log_end)
         self.log.ever_compacted = compacted
+        self.log.minutes.told = blocks
         self.sinks = {}
         # Whoever received the old one answers for all of the new one.
         self.configure({name: replace(policy, floor=0) for name, policy in self.policies.items()}, now_ms)
@@ -512,6 +509,7 @@ class Ledger:
             self._tell_unknown(sink, now_ms)
         for sink in self.sinks.values():
             sink.tidy(self.log)
+            sink.doubled.keep(self.log.minutes)
             sink.complete_ms = complete.through(self.log, sink, self.lateness_ms, is_log=sink.policy.name == LOG_SINK)
 
     def complete_bound(self, sink: SinkState) -> tuple[int | None, bool]:
@@ -524,8 +522,9 @@ class Ledger:
             if not known:
                 continue
             offsets.remove(0, self.log.read)
-            for piece in pieces(self.log.without_absent(known & sink.explained[reason])):
-                self._tell(EventType.GAP_EXPLAINED, sink, now_ms, ranges=piece, reason=str(reason))
+            self._tell_of(
+                self.log.without_absent(known & sink.explained[reason]), EventType.GAP_EXPLAINED, sink, now_ms, reason=str(reason)
+            )
 
     def _tell_duplicates(self, sink: SinkState, now_ms: int) -> None:
         if not sink.untold_duplicates:
@@ -533,8 +532,7 @@ class Ledger:
         last = sink.told_duplicates_ms
         if last is not None and last <= now_ms < last + DUPLICATES_EVERY_MS:
             return
-        for piece in pieces(sink.untold_duplicates):
-            self._tell(EventType.DUPLICATE_DETECTED, sink, now_ms, ranges=piece)
+        self._tell_of(sink.untold_duplicates, EventType.DUPLICATE_DETECTED, sink, now_ms)
         sink.untold_duplicates.remove(0, 2**63)
         sink.told_duplicates_ms = now_ms
 
@@ -569,6 +567,11 @@ class Ledger:
     def gaps_of(self, sink: SinkState, cause: Cause) -> list[tuple[int, int, int]]:
         """Open gaps of one cause as (first, stop, records): maximal runs, offsets without a record inside don't split."""
         return [(first, stop, sink.open[cause].count_within(first, stop)) for first, stop in sink.gaps[cause]]
+
+    def _tell_of(self, offsets: OffsetSet, kind: EventType, sink: SinkState, now_ms: int, **facts: object) -> None:
+        """The same of offsets that may be too many for one event."""
+        for piece in pieces(offsets):
+            self._tell(kind, sink, now_ms, ranges=piece, **facts)
 
     def _tell(self, kind: EventType, sink: SinkState, now_ms: int, **facts: object) -> None:
         if not sink.policy.configured:

@@ -7,9 +7,11 @@ dense log costs the same whatever its length.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from stream_app.core.model import CHUNK, Absent, Epochs, LogRead, Runs
+from stream_app.core.minutes import Minutes
+from stream_app.core.model import CHUNK, Absent, Epochs, LogRead, Runs, Timed
 from stream_app.core.offsets import END, OffsetSet
 
 TIMELINE_MAX = 128
@@ -114,6 +116,7 @@ class LogState:
     latest_ms: int | None = None
     """Latest record time seen."""
     timeline: Timeline = field(default_factory=Timeline)
+    minutes: Minutes = field(default_factory=Minutes)
     forgotten: int = 0
     """Below it absent offsets are not told apart from records any more, but for those inside of open gaps."""
 
@@ -142,6 +145,8 @@ class LogState:
             self.timeline.add(read.position, read.min_timestamp_ms)
         if read.max_timestamp_ms is not None:
             self.latest_ms = max(read.max_timestamp_ms, self.latest_ms or read.max_timestamp_ms)
+        self.minutes.add(_timed(read))
+        self.minutes.forget(now_ms)
         self.read = read.next
         self.start = max(self.start, read.log_start)
         self._note_ends(read, now_ms)
@@ -208,8 +213,12 @@ class LogState:
             return 0
         return stop - first - self.absent_within(first, stop) - self.unread.count_within(first, stop)
 
-    def forget_below(self, offset: int, keep: OffsetSet) -> None:
-        """Drop what is known of absent offsets below, but for those in ``keep``; the counters stay."""
+    def forget_below(self, offset: int, keep: OffsetSet, floors: Iterable[int] = ()) -> None:
+        """Drop what is known of absent offsets below, but for those in ``keep``; the counters stay.
+
+        ``floors``: from where on the sinks answer, so that what lies below can still be counted for each.
+        """
+        self.minutes.freeze(offset, floors, lambda first, stop: self.without_absent(OffsetSet([(first, stop)])))
         for absent in (*self.absent.values(), self.holes):
             kept = absent.within(0, offset) & keep
             absent.remove(0, offset)
@@ -223,6 +232,7 @@ class LogState:
         for offsets in (*self.absent.values(), self.holes, self.unreadable, self.unread):
             offsets.remove(offset, END)
         self.timeline.forget_from(offset)
+        self.minutes.truncate(offset)
         self.epochs = tuple((epoch, first) for epoch, first in self.epochs if first < offset)
         self.leader_epoch = self.epochs[-1][0] if self.epochs else -1
         self.open_since_ms = None
@@ -245,6 +255,16 @@ def join_epochs(known: Epochs, new: Epochs) -> Epochs:
     while len(joined) > EPOCHS_MAX:
         joined[:2] = [(joined[1][0], joined[0][1])]
     return tuple(joined)
+
+
+def _timed(read: LogRead) -> list[Timed]:
+    """By minute what an answer covers; what retention removed unread has no time."""
+    timed = list(read.minutes)
+    if not timed and read.records:
+        timed.append(Timed(read.records[0][0], None))
+    for first, stop in read.unread:
+        timed = [one for one in timed if one.first < first] + [Timed(first, None)] + [one for one in timed if one.first >= stop]
+    return timed
 
 
 def add_runs(target: OffsetSet, runs: Runs) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 import msgspec
 
@@ -65,6 +66,18 @@ class Status(StrEnum):
     ACKNOWLEDGED = "acknowledged"
 
 
+class Timed(NamedTuple):
+    """Records of a log whose times lie in one minute, from ``first`` up to where the next one begins."""
+
+    first: int
+    """Offset of the first of these records. What holds no record, or none with a time of its own, belongs to the records before it."""
+    minute: int | None
+    """Minutes since the epoch; None: the records have no time, or one too old to be counted by."""
+    low_ms: int = 0
+    high_ms: int = 0
+    """Lowest and highest record time; of no minute: not kept."""
+
+
 @dataclass(frozen=True, slots=True)
 class LogRead:
     """One answer of the log reader for one partition; says something about each offset of ``[position, next)``.
@@ -100,6 +113,8 @@ class LogRead:
     min_timestamp_ms: int | None = None
     """Lowest record time of the records covered, as batch headers tell it; None without records."""
     max_timestamp_ms: int | None = None
+    minutes: tuple[Timed, ...] = ()
+    """The records covered by minute of their time, ascending; empty where nothing is known of it, or without records."""
     size: int = 0
     """Bytes read for this answer."""
 
@@ -131,6 +146,8 @@ class Look:
     """Records with a null value."""
     timestamps: dict[int, int] = field(default_factory=dict)
     """Offset to record time (ms) for the first, the last and the earliest record of each run that is still there."""
+    beside: dict[int, int] = field(default_factory=dict)
+    """The same for the offsets just before and just behind each run, where they hold a record that was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +287,13 @@ class Gap(msgspec.Struct, kw_only=True):
     expires_at_ms: int | None = None
     sequence: int | None = None
     """Sequence of the event that opened it."""
+    minute: int | None = None
+    """Of the first record's time, in minutes since the epoch; None: not known, or more than a day ago."""
+    before_timestamp_ms: int | None = None
+    """Time of the record at the offset before ``first``, where it is known."""
+    next_offset: int | None = None
+    """The first record behind it that the sink has; None: there is none, or it is not known yet."""
+    next_timestamp_ms: int | None = None
 
 
 class StatusRecord(msgspec.Struct, kw_only=True, tag_field="kind", tag="partition"):
@@ -296,6 +320,39 @@ class GapsRecord(msgspec.Struct, kw_only=True, tag_field="kind", tag="gaps"):
     sink: str
     block: int
     gaps: list[Gap]
+
+
+class MinuteRow(msgspec.Struct, array_like=True):
+    """What a sink has, and lacks, of the records of one minute of record time in one partition."""
+
+    minute: int
+    """Minutes since the epoch."""
+    received: int
+    """Records received, each counted once."""
+    duplicates: int
+    first: int | None
+    last: int | None
+    """Lowest and highest offset received; None: nothing was."""
+    missing: int
+    """Records that the sink lacks and should have: open, or accepted as lost."""
+    open: int
+    explained: int
+    """Records that it lacks for any other reason."""
+    low_ms: int
+    high_ms: int
+    """Lowest and highest time of the minute's records, received or not."""
+
+
+class MinutesRecord(msgspec.Struct, kw_only=True, tag_field="kind", tag="minutes"):
+    """Status topic, key ``minutes/<topic>/<partition>/<sink>/<block>``: ten minutes of record time; a tombstone: nothing there."""
+
+    v: int = 1
+    topic: str
+    partition: int
+    sink: str
+    block: int
+    """Minutes since the epoch, divided by ten."""
+    minutes: list[MinuteRow]
 
 
 class WorkerRecord(msgspec.Struct, kw_only=True, tag_field="kind", tag="worker"):

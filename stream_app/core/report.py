@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from heapq import heappop, heappush
 from itertools import islice
 
 from stream_app.core.codec import topic_id_text
 from stream_app.core.ledger import LOG_SINK, Ledger
+from stream_app.core.minutes import MINUTE_MS
 from stream_app.core.model import Absent, Cause, Gap, Listed, Row, Run
 from stream_app.core.offsets import OffsetSet
 from stream_app.core.openings import Opening
@@ -149,6 +150,30 @@ def _gap(ledger: Ledger, sink: SinkState, cause: Cause, first: int, stop: int, c
         expires_at_ms=expires,
         sequence=(opening.sequence or None) if opening else None,
     )
+
+
+def note_neighbours(ledger: Ledger, sink: SinkState, gaps: list[Gap]) -> None:
+    """Note what lies beside each of a sink's gaps, as far as it is known."""
+    log, lacking = ledger.log, sink.missing()
+    for known in (*sink.explained.values(), sink.unread):
+        lacking.update(known)
+    passed = [some for some in (lacking, *log.absent.values(), log.holes) if some]
+    for gap in gaps:
+        gap.minute = log.minutes.minute_of(gap.first)
+        if gap.minute is None and gap.first_timestamp_ms is not None:
+            gap.minute = gap.first_timestamp_ms // MINUTE_MS
+        gap.before_timestamp_ms = sink.stamps.get(gap.first - 1)
+        behind = _first_outside(passed, gap.stop)
+        received = behind < (sink.settled or 0) or (behind < log.read and behind in sink.received)
+        gap.next_offset = behind if received else None
+        gap.next_timestamp_ms = sink.stamps.get(behind) if received else None
+
+
+def _first_outside(sets: Sequence[OffsetSet], offset: int) -> int:
+    """The first offset from this one on that is in none of the sets."""
+    while (within := next((one for one in sets if offset in one), None)) is not None:
+        _, offset = next(within.runs(offset))
+    return offset
 
 
 def explained_gaps(ledger: Ledger, sink: SinkState) -> list[Gap]:

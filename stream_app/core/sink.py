@@ -13,15 +13,18 @@ from dataclasses import dataclass, field, replace
 from stream_app.core.checks import Checks
 from stream_app.core.gaps import Gaps
 from stream_app.core.log import LogState
+from stream_app.core.minutes import MinuteCounts
 from stream_app.core.model import CHUNK, Cause, Look, Observation, Reason, Run, Snapshot, Status
+from stream_app.core.moved import Moved
 from stream_app.core.offsets import END, OffsetSet, drop, take
 from stream_app.core.openings import OPENINGS_MAX, Opening, coarser
 from stream_app.core.samples import Sample, keep, passed_by_time
 from stream_app.core.snapshots import Snapshots, judged_from
 from stream_app.core.sources import Claimed, Sources
+from stream_app.core.touched import EVERYTHING, Touched
 
 STAMPS_MAX = 10_000
-"""Record times remembered for the ends of open gaps; beyond, a gap's times are unknown."""
+"""Record times remembered for the ends of gaps and beside them; beyond, a gap's times are unknown."""
 AGAIN_MAX = 8
 """How many times an offset can be observed ahead of the log reader with each time counted as a duplicate."""
 EXPLAINED = (Reason.TOMBSTONE, Reason.QUARANTINED, Reason.COMPACTED, Reason.ACKNOWLEDGED, Reason.UNOBSERVED)
@@ -54,22 +57,6 @@ class Policy:
     def unconfigured(cls, name: str) -> Policy:
         """Of a sink that reports but stands in no configuration: nobody is told anything of it."""
         return cls(name, configured=False, stall_after_ms=None, tell_duplicates=False)
-
-
-@dataclass(slots=True)
-class Moved:
-    """What one observation moved: record offsets by what is to be said of them."""
-
-    repeat: bool = False
-    claimed: Claimed | None = None
-    filled: dict[Cause, OffsetSet] = field(default_factory=dict)
-    explained: dict[Cause, OffsetSet] = field(default_factory=dict)
-    """Left an open set for the reason of the observation."""
-    accepted: OffsetSet = field(default_factory=OffsetSet)
-    """Unread offsets that were acknowledged: they never were open."""
-    reopened: dict[Cause, OffsetSet] = field(default_factory=dict)
-    vanished: OffsetSet = field(default_factory=OffsetSet)
-    """What agreeing snapshots lack, to be judged by :meth:`SinkState.vanish`."""
 
 
 @dataclass(slots=True)
@@ -106,6 +93,8 @@ class SinkState:
     observed: int = 0
     duplicates: int = 0
     absent_observed: int = 0
+    doubled: MinuteCounts = field(default_factory=MinuteCounts)
+    """Duplicates by minute of the record's time."""
     openings: list[Opening] = field(default_factory=list)
     stamps: dict[int, int] = field(default_factory=dict)
     doubted_to: int = 0
@@ -124,6 +113,8 @@ class SinkState:
     told_duplicates_ms: int | None = None
     gaps: dict[Cause, Gaps] = field(default_factory=lambda: {cause: Gaps() for cause in Cause})
     """Of each open set; not kept."""
+    touched: Touched = field(default_factory=lambda: Touched(EVERYTHING))
+    """Where records were received, opened, explained or doubled since somebody took it; not kept."""
     untidy: bool = True
     """Whether an open set changed since :meth:`tidy`."""
 
@@ -179,7 +170,7 @@ class SinkState:
         count = known.count
         records = log.without_absent(known)
         self.absent_observed += count - records.count
-        self._count_duplicates(self._receive_records(records, moved), alertable)
+        self._count_duplicates(self._receive_records(records, moved), log, alertable)
         self._note_again(self._receive_ahead(offsets.within(log.read, END)), alertable)
 
     def _compare(self, snapshot: Snapshot, maker: str | None, offsets: OffsetSet, log: LogState, moved: Moved) -> None:
@@ -195,7 +186,7 @@ class SinkState:
         self._receive_records(records, moved)
         self._receive_ahead(offsets.within(log.read, END))
         for doubled in known.note_doubled(snapshot, offsets.within(lowest, END)):
-            self._count_duplicates(log.without_absent(doubled.within(0, log.read)), alertable=True)
+            self._count_duplicates(log.without_absent(doubled.within(0, log.read)), log, alertable=True)
 
     def _receive_records(self, records: OffsetSet, moved: Moved) -> OffsetSet:
         """Returns what was received before; changes its argument."""
@@ -213,6 +204,7 @@ class SinkState:
                 records.difference_update(filled)
         new = records.within(self.settled or 0, END) - self.received
         self.received.update(new)
+        self.touched.note_set(new)
         records.difference_update(new)
         self.observed += count - records.count
         return records
@@ -227,6 +219,7 @@ class SinkState:
         """Explained or unread offsets that arrive after all become received, silently."""
         taken = take(source, records)
         if taken:
+            self.touched.note_set(taken)
             self._store_received(taken)
             records.difference_update(taken)
         return taken
@@ -256,10 +249,16 @@ class SinkState:
             seen.update(offsets)
             offsets = carry
 
-    def _count_duplicates(self, records: OffsetSet, alertable: bool) -> None:
+    def _count_duplicates(self, records: OffsetSet, log: LogState, alertable: bool) -> None:
         self.duplicates += records.count
+        self._note_doubled(records, log)
         if alertable and self.policy.tell_duplicates:
             self.untold_duplicates.update(records)
+
+    def _note_doubled(self, records: OffsetSet, log: LogState) -> None:
+        self.touched.note_set(records)
+        for minute, first, stop in log.minutes.parts(records.runs(), log.read):
+            self.doubled.add(minute, stop - first)
 
     def _explain(self, reason: Reason, offsets: OffsetSet, log: LogState, moved: Moved, causes: tuple[Cause, ...]) -> None:
         rest = offsets.copy()
@@ -287,6 +286,7 @@ class SinkState:
     def _note_explained(self, reason: Reason, offsets: OffsetSet) -> None:
         if offsets:
             self.explained[reason].update(offsets)
+            self.touched.note_set(offsets)
 
     def _acknowledge(self, offsets: OffsetSet, log: LogState, moved: Moved, undo: bool) -> None:
         accepted = self.explained[Reason.ACKNOWLEDGED]
@@ -312,6 +312,7 @@ class SinkState:
         """Open these; the only way into an open set."""
         if offsets:
             self.open[cause].update(offsets)
+            self.touched.note_set(offsets)
             self.gaps[cause].opened(offsets, log)
             self.untidy = True
 
@@ -319,6 +320,7 @@ class SinkState:
         """Take out what is open of ``wanted``; the only way out of an open set."""
         taken = take(self.open[cause], wanted)
         if taken:
+            self.touched.note_set(taken)
             self.gaps[cause].closed(taken, self.open[cause])
             self.untidy = True
         return taken
@@ -403,6 +405,7 @@ class SinkState:
         """
         if self.floor is None:
             self.floor = self._lowest_answered(log)
+            self.touched.note(*EVERYTHING[0])
             rest = (*self.explained.values(), *self.acknowledged.values(), *self.untold.values(), *self.again)
             for offsets in (self.received, self.unread, self.again_told, *rest):
                 offsets.remove(0, self.floor)
@@ -508,6 +511,7 @@ class SinkState:
 
     def log_read_to(self, log: LogState, before: int) -> None:
         """The log was read on from ``before``: which of the offsets observed ahead of it are records is known now."""
+        self.touched.note(before, log.read)
         for offsets in (self.received, *self.explained.values()):
             if (offsets.last() or 0) < before:
                 continue
@@ -529,11 +533,12 @@ class SinkState:
             log.without_absent(twice)
             self.absent_observed += count - twice.count
             self.duplicates += twice.count
+            self._note_doubled(twice, log)
             if self.policy.tell_duplicates:
                 self.untold_duplicates.update(twice & self.again_told)
         self.again_told.remove(0, log.read)
         for twice in self.snapshots.doubled_between(before, log.read):
-            self._count_duplicates(log.without_absent(twice), alertable=True)
+            self._count_duplicates(log.without_absent(twice), log, alertable=True)
 
     def truncate(self, offset: int) -> dict[Cause, OffsetSet]:
         """The log lost everything from ``offset`` on: forget it. Returns what was open there."""
@@ -551,6 +556,7 @@ class SinkState:
         self.floor = min(self.floor, offset) if self.floor is not None else None
         self.lowest = min(self.lowest, offset) if self.lowest is not None else None
         self.awaited = min(self.awaited, offset) if self.awaited is not None else None
+        self.touched.note(offset, END)
         self.sources.truncate(offset)
         self.snapshots.truncate(offset)
         self.doubted_to = min(self.doubted_to, offset)
@@ -579,7 +585,9 @@ class SinkState:
         self.untidy = False
         everything = self.missing()
         self.openings = [o for o in self.openings if self._cut(o, everything, log)]
-        self.stamps = {offset: ms for offset, ms in self.stamps.items() if offset in everything}
+        lacking = everything | self.explained[Reason.ACKNOWLEDGED]
+        beside = (-1, 0, 1)  # a gap's neighbours are remembered with its ends
+        self.stamps = {at: ms for at, ms in self.stamps.items() if any(at + step in lacking for step in beside)}
 
     def _cut(self, opening: Opening, everything: OffsetSet, log: LogState) -> bool:
         """Let an opening begin at what is still open of it, so that what was filled holds nothing back; False: nothing is."""

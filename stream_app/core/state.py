@@ -1,14 +1,15 @@
 """The ledger as keys and values: what a flush writes to the changelog and a new owner reads back.
 
 A key is: partition (4 bytes, big-endian; Faust's store maps a key to one partition), format version (1 byte), topic id (16
-bytes: the incarnation), kind (1 byte), then for a sink its name, then for a set its number and the chunk. So a flush writes
-only what changed, and nothing of one incarnation can be taken for another's.
+bytes: the incarnation), kind (1 byte), then for a sink its name, then for a set its number and the chunk, for what is kept by
+minute the hour. So a flush writes only what changed, and nothing of one incarnation can be taken for another's.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -16,6 +17,7 @@ import msgspec
 from stream_app.core.checks import Checks
 from stream_app.core.ledger import LOG_SINK, Ledger
 from stream_app.core.log import LogState, Timeline
+from stream_app.core.minutes import HOUR, MINUTE_MS, MinuteRun, Minutes
 from stream_app.core.model import MAX_OFFSET, Absent, Cause, Reason
 from stream_app.core.offsets import OffsetSet
 from stream_app.core.openings import Opening
@@ -28,11 +30,13 @@ VERSION = 1
 """Of keys and values; a state of another version is refused, never guessed at."""
 _PREFIX = struct.Struct(">IB16sB")
 _CHUNK = struct.Struct(">BQ")
-_HEAD, _SINK, _SINK_GAPS, _LOG_SET, _SINK_SET, _CLOCK = b"hsgltc"
+_HOUR = struct.Struct(">I")
+"""Hours since the epoch and one; 0: of no minute."""
+_HEAD, _SINK, _SINK_GAPS, _LOG_SET, _SINK_SET, _CLOCK, _MINUTES, _SINK_MINUTES = b"hsgltcmd"
 _CLOCK_EVERY_MS = 60_000
 """An idle partition writes its clock this often; between, the signs of life on the status topic tell it."""
 
-_KINDS = (_HEAD, _SINK, _SINK_GAPS, _LOG_SET, _SINK_SET, _CLOCK)
+_KINDS = (_HEAD, _SINK, _SINK_GAPS, _LOG_SET, _SINK_SET, _CLOCK, _MINUTES, _SINK_MINUTES)
 
 Changes = list[tuple[bytes, bytes | None]]
 
@@ -132,7 +136,30 @@ class Clock(msgspec.Struct, array_like=True):
     complete_ms: dict[str, int | None]
 
 
-_Versioned = TypeVar("_Versioned", Head, SinkHead, SinkGaps, Clock)
+class LogMinutes(msgspec.Struct, array_like=True):
+    """The runs of one hour of record time, by column: they are small numbers so."""
+
+    v: int
+    firsts: list[Offset]
+    """The first one, then the distance from one to the next."""
+    minutes: list[Annotated[int, msgspec.Meta(ge=0, lt=HOUR)]]
+    """Of the hour."""
+    lows: list[int]
+    highs: list[int]
+    """Times, from the beginning of the minute on (ms)."""
+    held: dict[int, tuple[Count, Count]]
+    """By number of the run, where the log has forgotten which offsets hold records: how many do, and how many at its end don't."""
+
+
+class SinkMinutes(msgspec.Struct, array_like=True):
+    """What one sink has of one hour of record time beside its sets."""
+
+    v: int
+    doubled: list[tuple[Count, Count]]
+    """Minutes since the epoch, and duplicates."""
+
+
+_Versioned = TypeVar("_Versioned", Head, SinkHead, SinkGaps, Clock, LogMinutes, SinkMinutes)
 
 
 def _log_sets(log: LogState) -> list[OffsetSet]:
@@ -186,11 +213,17 @@ class StateCodec:
         self._drop_forgotten(out, ledger)
         self._put(out, self._key(topic_id, _HEAD), msgspec.msgpack.encode(_head(ledger)))
         self._put_sets(out, self._key(topic_id, _LOG_SET), _log_sets(ledger.log))
+        for hour, runs in ledger.log.minutes.take_changes().items():
+            value = msgspec.msgpack.encode(_log_minutes(hour, runs)) if runs else None
+            self._put(out, self._key(topic_id, _MINUTES) + _HOUR.pack(hour + 1), value)
         for name, sink in ledger.sinks.items():
             self._put(out, self._key(topic_id, _SINK, name), msgspec.msgpack.encode(_sink_head(sink)))
             gaps = msgspec.msgpack.encode(_sink_gaps(sink)) if sink.openings or sink.stamps else None
             self._put(out, self._key(topic_id, _SINK_GAPS, name), gaps)
             self._put_sets(out, self._key(topic_id, _SINK_SET, name), _sink_sets(sink))
+            for hour, counts in sink.doubled.take_changes().items():
+                value = msgspec.msgpack.encode(SinkMinutes(VERSION, counts)) if counts else None
+                self._put(out, self._key(topic_id, _SINK_MINUTES, name) + _HOUR.pack(hour + 1), value)
         read_ms = ledger.log.end_read_ms or 0
         if out or force or read_ms - self._clock_ms >= _CLOCK_EVERY_MS:
             self._clock_ms = read_ms
@@ -205,7 +238,7 @@ class StateCodec:
         if not gone:
             return
         for key in [*self._stored]:
-            if _PREFIX.unpack_from(key)[3] in (_SINK, _SINK_GAPS, _SINK_SET) and _name(key[_PREFIX.size :])[0] in gone:
+            if _PREFIX.unpack_from(key)[3] in (_SINK, _SINK_GAPS, _SINK_SET, _SINK_MINUTES) and _name(key[_PREFIX.size :])[0] in gone:
                 del self._stored[key]
                 out.append((key, None))
 
@@ -265,6 +298,7 @@ class StateCodec:
         sinks = _load_sinks(parts)
         for rest, value in parts[_LOG_SET]:
             _load_set(_log_sets(log), rest, value)
+        log.minutes = _load_minutes(parts[_MINUTES])
         for _, value in parts[_CLOCK]:
             clock = _decode(value, Clock)
             log.end_read_ms = clock.end_read_ms
@@ -290,10 +324,45 @@ def _load_sinks(parts: Mapping[int, list[tuple[bytes, bytes]]]) -> dict[str, Sin
         name, _ = _name(rest)
         sink, gaps = _one(sinks, name), _decode(value, SinkGaps)
         sink.openings, sink.stamps = [Opening(*opening) for opening in gaps.openings], dict(gaps.stamps)
+    for rest, value in parts[_SINK_MINUTES]:
+        name, _ = _name(rest)
+        counts = _one(sinks, name).doubled.counts
+        counts.update(_decode(value, SinkMinutes).doubled)
     for rest, value in parts[_SINK_SET]:
         name, rest = _name(rest)
         _load_set(_sink_sets(_one(sinks, name)), rest, value)
     return sinks
+
+
+def _log_minutes(hour: int, runs: Sequence[MinuteRun]) -> LogMinutes:
+    starts_ms = [0 if run.minute is None else run.minute * MINUTE_MS for run in runs]
+    return LogMinutes(
+        VERSION,
+        [run.first - before for run, before in zip(runs, [0, *(run.first for run in runs)], strict=False)],
+        [0 if run.minute is None else run.minute - hour * HOUR for run in runs],
+        [run.low_ms - start_ms for run, start_ms in zip(runs, starts_ms, strict=True)],
+        [run.high_ms - start_ms for run, start_ms in zip(runs, starts_ms, strict=True)],
+        {number: (run.held, run.tail) for number, run in enumerate(runs) if run.held is not None},
+    )
+
+
+def _load_minutes(parts: Iterable[tuple[bytes, bytes]]) -> Minutes:
+    minutes = Minutes([run for rest, value in parts for run in _minute_runs(rest, _decode(value, LogMinutes))])
+    firsts = [run.first for run in minutes.runs]
+    if any(one >= other for one, other in pairwise(firsts)) or (firsts and firsts[-1] > MAX_OFFSET):
+        raise StateError("two minutes begin at one offset, or one beyond all offsets")
+    return minutes
+
+
+def _minute_runs(rest: bytes, stored: LogMinutes) -> Iterator[MinuteRun]:
+    (hour,) = _HOUR.unpack(rest)
+    first = 0
+    for number, (step, of_hour, low, high) in enumerate(zip(stored.firsts, stored.minutes, stored.lows, stored.highs, strict=True)):
+        minute = None if hour == 0 else (hour - 1) * HOUR + of_hour
+        start_ms = 0 if minute is None else minute * MINUTE_MS
+        held, tail = stored.held.get(number, (None, 0))
+        first += step
+        yield MinuteRun(first, minute, start_ms + low, start_ms + high, held, tail)
 
 
 def _decode(value: bytes, kind: type[_Versioned]) -> _Versioned:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from enum import Enum
 
 from stream_app.core.log import join_epochs
 from stream_app.core.model import Absent, Epochs, LogEnds, LogRead, Runs
 from stream_app.kafka.batches import BatchParser, join_runs
+from stream_app.kafka.minutes import KEPT_MS, Allowance, MinuteRuns, join_minutes
 from stream_app.kafka.protocol import Isolation, Leader, Section
 from stream_app.kafka.trouble import TroubleKind
 
@@ -63,6 +65,7 @@ class Assigned:
         self.stalls = 0
         self.told: dict[TroubleKind, float] = {}
         self._epochs = epochs
+        self._allowance = Allowance()
         self._ends: tuple[int, int, int] | None = None
         self._ends_told_at = 0.0
 
@@ -91,6 +94,7 @@ class Assigned:
             aborted=section.aborted,
             check_crcs=self.check_crcs,
             condemned=self.condemned,
+            minutes=MinuteRuns(time.time_ns() // 1_000_000 - KEPT_MS, self._allowance),
         )
 
     def succeeded(self) -> None:
@@ -109,6 +113,7 @@ class Assigned:
         at_end = self.position == self.bound(section.high_watermark, section.last_stable)
         if not moved and not (at_end and (ends != self._ends or now - self._ends_told_at >= TELL_ENDS_S)):
             return False
+        self._allowance.earn(parser.next - self.position)
         absent: dict[Absent, Runs] = {}
         if parser.markers:
             absent[Absent.TRANSACTION_MARKER] = tuple(parser.markers)
@@ -129,6 +134,7 @@ class Assigned:
             epochs=tuple(parser.epochs),
             min_timestamp_ms=parser.min_timestamp,
             max_timestamp_ms=parser.max_timestamp,
+            minutes=parser.minutes.take(),
             size=section.end - section.start,
         )
         self._ends, self._ends_told_at = ends, now
@@ -180,5 +186,6 @@ def join_reads(left: LogRead, right: LogRead) -> LogRead:
         epochs=join_epochs(left.epochs, right.epochs),
         min_timestamp_ms=min(lows, default=None),
         max_timestamp_ms=max(highs, default=None),
+        minutes=join_minutes(left.minutes, right.minutes),
         size=left.size + right.size,
     )

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from crc32c import crc32c
 
 from stream_app.core.model import Run, Runs
+from stream_app.kafka.minutes import NEVER, MinuteRuns
 from stream_app.kafka.records import (
     CODEC_MASK,
     CONTROL,
@@ -46,8 +47,6 @@ _CRC_FROM = 21
 _LEGACY_ATTRIBUTES_AT = 17
 _LEGACY_MIN = 14
 """Length of the shortest message of format v0: CRC, magic, attributes, and two lengths."""
-_NEVER = 1 << 63
-"""Above every time in milliseconds."""
 _CONTROL_KEY = struct.Struct(">hh")
 ABORT, COMMIT = 0, 1
 """Types of the control records that end a transaction (``ControlRecordType.java``)."""
@@ -164,11 +163,13 @@ class BatchParser:
         aborted: Sequence[tuple[int, int]] = (),
         check_crcs: bool = True,
         condemned: int | None = None,
+        minutes: MinuteRuns | None = None,
     ) -> None:
         """Looks at ``view[start:end]``, fetched from offset ``position``.
 
         ``bound``: high watermark, or last stable offset under read_committed. ``aborted``: as the answer has it.
         ``condemned``: base offset of a batch that was damaged before; damaged again it is unreadable, and reading goes on.
+        ``minutes``: where the records' times are noted; None: somewhere.
         """
         self.next = position
         self.records: list[Run] = []
@@ -190,36 +191,37 @@ class BatchParser:
         self._aborting = AbortedTransactions(aborted)
         # A transactional batch needs a second thought only where something was aborted.
         self._odd_bits = CONTROL | HAS_DELETE_HORIZON | (TRANSACTIONAL if self._aborting else 0)
-        self._min_time = _NEVER
-        self._max_time = -1
+        self.minutes = MinuteRuns() if minutes is None else minutes
         self._done = False
-        self._epoch_low, self._epoch_high = -1, _NEVER
+        self._epoch_low, self._epoch_high = -1, NEVER
 
     def expect_epochs(self, low: int, high: int) -> None:
         """``low``: epoch of the record before the position, ``high``: the leader's; -1 where unknown."""
-        self._epoch_low, self._epoch_high = low, high if high >= 0 else _NEVER
+        self._epoch_low, self._epoch_high = low, high if high >= 0 else NEVER
 
     @property
     def min_timestamp(self) -> int | None:
         """Lowest record time in ms, as the headers tell it; None: no record, or none has a time."""
-        return None if self._min_time == _NEVER else self._min_time
+        return self.minutes.min_timestamp
 
     @property
     def max_timestamp(self) -> int | None:
         """Highest record time in ms, likewise."""
-        return None if self._max_time < 0 else self._max_time
+        return self.minutes.max_timestamp
 
     def step(self, budget: int) -> bool:
         """Reads on for about ``budget`` batches (a record that must be decoded counts as one); True: all is read."""
         view, at, end, bound, check, odd = self._view, self._at, self._end, self._bound, self._check, self._odd_bits
-        following, low, high, last_epoch = self.next, self._min_time, self._max_time, self.epoch
+        following, last_epoch, minutes = self.next, self.epoch, self.minutes
+        low, high, edge_low, edge_high = minutes.low, minutes.high, minutes.edge_low, minutes.edge_high
         unpack = _HEADER.unpack_from
         while budget > 0 and not self._done:
             budget -= 1
             if end - at < HEADER_SIZE:
-                self.next, self._min_time, self._max_time, self.epoch = following, low, high, last_epoch
+                self.next, self.epoch, minutes.low, minutes.high = following, last_epoch, low, high
                 budget -= self._tail(at)
-                at, following, low, high, last_epoch = self._at, self.next, self._min_time, self._max_time, self.epoch
+                at, following, last_epoch = self._at, self.next, self.epoch
+                low, high, edge_low, edge_high = minutes.low, minutes.high, minutes.edge_low, minutes.edge_high
                 continue
             base, length, epoch, magic, crc, attributes, delta, base_time, max_time, producer, count = unpack(view, at)
             stop = at + _OVERHEAD + length
@@ -240,16 +242,25 @@ class BatchParser:
                     last_epoch = self._turned(epoch, last_epoch, base)
                 if attributes & LOG_APPEND_TIME:
                     base_time = max_time
-                if 0 <= base_time < low:
-                    low = base_time
-                if max_time > high:
-                    high = max_time
+                if edge_low <= base_time and max_time < edge_high:
+                    if base_time < low:
+                        low = base_time
+                    if max_time > high:
+                        high = max_time
+                    continue
+                minutes.low, minutes.high = low, high
+                batch = Batch(
+                    stop - length - _OVERHEAD, stop, base, epoch, magic, crc, attributes, delta, base_time, max_time, producer, count
+                )
+                budget -= self._note_times(batch, base, following)
+                low, high, edge_low, edge_high = minutes.low, minutes.high, minutes.edge_low, minutes.edge_high
                 continue
-            self.next, self._min_time, self._max_time, self.epoch = following, low, high, last_epoch
+            self.next, self.epoch, minutes.low, minutes.high = following, last_epoch, low, high
             batch = Batch(at, stop, base, epoch, magic, crc, attributes, delta, base_time, max_time, producer, count)
             budget -= self._odd(batch)
-            at, following, low, high, last_epoch = self._at, self.next, self._min_time, self._max_time, self.epoch
-        self._at, self.next, self._min_time, self._max_time, self.epoch = at, following, low, high, last_epoch
+            at, following, last_epoch = self._at, self.next, self.epoch
+            low, high, edge_low, edge_high = minutes.low, minutes.high, minutes.edge_low, minutes.edge_high
+        self._at, self.next, self.epoch, minutes.low, minutes.high = at, following, last_epoch, low, high
         if self._done or at >= end:
             self._done = True
             add_run(self.records, self._first, following)
@@ -295,10 +306,28 @@ class BatchParser:
             self._cover(first, stop, self.aborted)
         else:
             self._cover(first, stop, None)
-            no_base = batch.attributes & (LOG_APPEND_TIME | HAS_DELETE_HORIZON)
-            self._timed(batch.max_timestamp if no_base else batch.base_timestamp, batch.max_timestamp)
+            self._advance(batch)
+            return self._note_times(batch, first, stop)
         self._advance(batch)
         return 0
+
+    def _note_times(self, batch: Batch, first: int, stop: int) -> int:
+        """Note the times of a batch's records of ``[first, stop)``; returns how many had to be decoded for that."""
+        minutes, high = self.minutes, batch.max_timestamp
+        low = high if batch.attributes & (LOG_APPEND_TIME | HAS_DELETE_HORIZON) else batch.base_timestamp
+        records: list[Record] = []
+        if minutes.spans(low, high) and minutes.allowance.spend(batch.records):
+            try:
+                records = decode_batch(
+                    self._view[batch.at : batch.stop], batch.records, batch.base, batch.attributes, batch.base_timestamp, high
+                )
+            except UndecodableError:  # whoever consumes it stumbles over it; its header is as good as that of others
+                records = []
+        if records:
+            minutes.note_records(record for record in sorted(records) if first <= record[0] < stop)
+        else:
+            minutes.note(first, low, high)
+        return len(records)
 
     def _decoded(self, batch: Batch, first: int, stop: int, aborted: bool) -> int:
         try:
@@ -347,15 +376,9 @@ class BatchParser:
             if self.next <= offset < stop:
                 self._cover(offset, offset + 1, into)
                 if into is None:
-                    self._timed(time, time)
+                    self.minutes.note(offset, time, time)
         if self.next < stop:
             self._cover(max(first, self.next), stop, self.holes)
-
-    def _timed(self, low: int, high: int) -> None:
-        if 0 <= low < self._min_time:
-            self._min_time = low
-        if high > self._max_time:
-            self._max_time = high
 
     def _advance(self, batch: Batch) -> None:
         if batch.epoch != self.epoch:

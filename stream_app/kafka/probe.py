@@ -71,7 +71,7 @@ class Prober:
         max_bytes: int = MAX_BYTES,
         timeout: float = TIMEOUT_S,  # noqa: ASYNC109 - as above
     ) -> Look:
-        """What is at ``runs`` (ascending, disjoint) now; a ``topic_id`` of 16 zero bytes means whatever it is now.
+        """What is at ``runs`` (ascending, disjoint) and beside them now; a ``topic_id`` of 16 zero bytes means whatever it is now.
 
         ``holes`` are offsets in no batch though a later one is there, or in a batch that does not hold them any more.
         Transaction markers and aborted records lie in a batch, so they are in none of the answer's fields; they are never
@@ -103,7 +103,7 @@ class Prober:
                         failure = error
                     await asyncio.sleep(RETRY_S)
         except TimeoutError:
-            if looking.at == runs[0][0]:
+            if looking.at <= runs[0][0]:
                 raise failure from None
             return looking.found()
 
@@ -115,22 +115,25 @@ class _Looking:
         self._cluster = cluster
         self._topic, self._partition = topic, partition
         self._isolation = isolation
-        self._runs = runs
-        self._firsts = [first for first, _ in runs]
+        self._asked = _Runs(runs)
+        self._read = _Runs(_wider(runs))
+        """What is read: the runs, and the offsets beside them."""
+        self._beside = {offset for first, stop in runs for offset in (first - 1, stop)}
         self._bytes_left = max_bytes
-        self.at = runs[0][0]
-        """Everything of the runs below it was looked at."""
+        self.at = self._read.runs[0][0]
+        """Everything that is to be read below it was looked at."""
         self._log_start = 0
         self._holes: list[Run] = []
         self._unreadable: list[Run] = []
         self._tombstones: list[Run] = []
         self._edges: dict[int, list[tuple[int, int]]] = {}  # index of a run -> its first, last and earliest record, with their times
+        self._beside_times: dict[int, int] = {}
         self._condemned: int | None = None
         self._empty_at: int | None = None
 
     def found(self) -> Look:
         """What is known so far."""
-        last = self._runs[-1][1]
+        last = self._asked.runs[-1][1]
         times = {offset: time for edges in self._edges.values() for offset, time in edges if time >= 0}
         # The log may have moved on meanwhile: what it removed is expired, whatever it was before.
         start = self._log_start
@@ -141,6 +144,7 @@ class _Looking:
             unreadable=_from(start, self._unreadable),
             tombstones=_from(start, self._tombstones),
             timestamps={offset: time for offset, time in times.items() if offset >= start},
+            beside={offset: time for offset, time in self._beside_times.items() if offset >= start},
         )
 
     async def run(self, topic_id: bytes, leader: Leader) -> Look:
@@ -150,7 +154,7 @@ class _Looking:
             KafkaError: the leader could not be asked, or no longer leads.
         """
         connection = await self._cluster.connection(leader.node)
-        while self.at < self._runs[-1][1] and self._bytes_left > 0:
+        while self.at < self._read.runs[-1][1] and self._bytes_left > 0:
             self._skip_between_runs()
             want = Want(self._topic, topic_id, self._partition, self.at, leader.epoch, -1, self._fetch_bytes())
             frame, sections = await fetch(connection, [want], isolation=self._isolation, max_wait_ms=0, max_bytes=want.max_bytes)
@@ -171,7 +175,7 @@ class _Looking:
                 if self.at >= bound:
                     break
                 before = self.at
-                fresh = not await self._read(frame.view, section, bound)
+                fresh = not await self._take(frame.view, section, bound)
             finally:
                 frame.release()
             if fresh:
@@ -187,13 +191,14 @@ class _Looking:
         return self.found()
 
     def _skip_between_runs(self) -> None:
-        index = bisect_right(self._firsts, self.at) - 1
-        if index + 1 < len(self._runs) and self.at >= self._runs[index][1]:
-            self.at = self._runs[index + 1][0]
+        runs = self._read.runs
+        index = bisect_right(self._read.firsts, self.at) - 1
+        if index + 1 < len(runs) and self.at >= runs[index][1]:
+            self.at = runs[index + 1][0]
 
     def _fetch_bytes(self) -> int:
         smallest, largest = FETCH_BYTES
-        first, stop = self._runs[max(0, bisect_right(self._firsts, self.at) - 1)]
+        first, stop = self._read.runs[max(0, bisect_right(self._read.firsts, self.at) - 1)]
         return min(max(smallest, (stop - max(first, self.at)) * BYTES_PER_OFFSET), largest)
 
     async def _moved_start(self, leader: Leader) -> bool:
@@ -202,24 +207,24 @@ class _Looking:
         self._log_start = max(self._log_start, start)
         if start <= self.at:
             return False
-        self.at = min(start, self._runs[-1][1])  # below it everything is expired
+        self.at = min(start, self._read.runs[-1][1])  # below it everything is expired
         return True
 
     # ------------------------------------------------------------------------------------------------- batches
 
-    async def _read(self, view: memoryview, section: Section, bound: int) -> bool:
+    async def _take(self, view: memoryview, section: Section, bound: int) -> bool:
         """Looks at the batches of one answer; False: one is damaged and must be fetched over a fresh connection first."""
         self._bytes_left -= section.end - section.start
         decoded = 0
         for batch in whole_batches(view, section.start, section.end):
-            if batch.base >= bound or self.at >= self._runs[-1][1]:
+            if batch.base >= bound or self.at >= self._read.runs[-1][1]:
                 break
             last = batch.base if batch.magic < 2 else batch.base + max(batch.delta, 0)
             if last < self.at:
                 continue
             if batch.magic >= 2:
                 self._pass_over(batch.base)
-            if not any(True for _ in self._wanted(self.at, last + 1)):
+            if not self._read.parts(self.at, last + 1):
                 self._advance(last + 1)
                 continue
             try:
@@ -239,12 +244,15 @@ class _Looking:
 
     def _sort_out(self, batch: Batch, records: list[tuple[int, int, bool]], stop: int) -> None:
         by_offset = {offset: (time, null) for offset, time, null in records if offset >= self.at}
-        control = batch.attributes & CONTROL != 0
-        for index, first, end in self._wanted(self.at, stop):
+        if batch.attributes & CONTROL:
+            self._advance(stop)
+            return
+        for offset in self._beside & by_offset.keys():
+            if by_offset[offset][0] >= 0:
+                self._beside_times[offset] = by_offset[offset][0]
+        for index, first, end in self._asked.parts(self.at, stop):
             for offset in range(first, end):
                 record = by_offset.get(offset)
-                if control:
-                    continue
                 if record is None:
                     add_run(self._holes, offset, offset + 1)
                     continue
@@ -259,7 +267,7 @@ class _Looking:
 
     def _damaged(self, stop: int, counted: set[int] | None) -> None:
         """A batch that can't be read ends at ``stop``; ``counted``: its records, where those are known."""
-        for _, first, end in self._wanted(self.at, stop):
+        for _, first, end in self._asked.parts(self.at, stop):
             if counted is None:
                 add_run(self._unreadable, first, end)
                 continue
@@ -269,23 +277,43 @@ class _Looking:
 
     def _pass_over(self, stop: int) -> None:
         """There is no batch in ``[at, stop)``."""
-        for _, first, end in self._wanted(self.at, stop):
+        for _, first, end in self._asked.parts(self.at, stop):
             add_run(self._holes, first, end)
         self._advance(stop)
 
     def _advance(self, stop: int) -> None:
         self.at = max(self.at, stop)
 
-    def _wanted(self, first: int, stop: int) -> list[tuple[int, int, int]]:
+
+class _Runs:
+    """Ascending, disjoint runs, to be cut by others."""
+
+    def __init__(self, runs: Runs) -> None:
+        self.runs = runs
+        self.firsts = [first for first, _ in runs]
+
+    def parts(self, first: int, stop: int) -> list[tuple[int, int, int]]:
         """The parts of the runs in ``[first, stop)``, each with the run's index."""
         found = []
-        index = max(0, bisect_right(self._firsts, first) - 1)
-        while index < len(self._runs) and self._runs[index][0] < stop:
-            low, high = max(first, self._runs[index][0]), min(stop, self._runs[index][1])
+        index = max(0, bisect_right(self.firsts, first) - 1)
+        while index < len(self.runs) and self.runs[index][0] < stop:
+            low, high = max(first, self.runs[index][0]), min(stop, self.runs[index][1])
             if low < high:
                 found.append((index, low, high))
             index += 1
         return found
+
+
+def _wider(runs: Runs) -> Runs:
+    """With the offsets beside each run."""
+    wider: list[Run] = []
+    for first, stop in runs:
+        first, stop = max(first - 1, 0), stop + 1
+        if wider and first <= wider[-1][1]:
+            wider[-1] = (wider[-1][0], stop)
+        else:
+            wider.append((first, stop))
+    return tuple(wider)
 
 
 def _from(start: int, runs: list[Run]) -> Runs:

@@ -14,7 +14,8 @@ from aiokafka.errors import KafkaError
 
 from stream_app.core import report
 from stream_app.core.ledger import Ledger
-from stream_app.core.model import Gap, GapsRecord, Row, StatusRecord, WorkerRecord
+from stream_app.core.model import Gap, GapsRecord, MinuteRow, MinutesRecord, Row, StatusRecord, WorkerRecord
+from stream_app.core.summary import Summaries
 from stream_app.kafka.names import status_topic
 from stream_app.kafka.writer import OutRecord
 from stream_app.service.telemetry import Telemetry
@@ -39,7 +40,10 @@ class StatusPages:
         self._status = status_topic(app_id)
         self._written: dict[tuple[str, int], int] = {}
         self._seen: dict[str, tuple[object, ...]] = {}
+        self._awaited: dict[str, tuple[int | None, int | None]] = {}
+        """Sinks with a gap that has nothing received behind it -> how far they were then."""
         self._pages: dict[str, int] = {}
+        self._summaries = Summaries()
 
     def records(self, ledger: Ledger, rows: list[Row]) -> list[OutRecord]:
         """To be written with a flush."""
@@ -51,10 +55,18 @@ class StatusPages:
             sink = ledger.sinks[row.sink]
             sets = (*sink.open.values(), *sink.explained.values())
             seen = (sink.sequence, ledger.log.start, *(offsets.count for offsets in sets))
-            if self._seen.get(row.sink) != seen:
+            reached = (sink.settled, sink.horizon)
+            if self._seen.get(row.sink) != seen or self._awaited.get(row.sink, reached) != reached:
                 self._seen[row.sink] = seen
-                out += self._list(row.sink, report.gaps(ledger, sink) + report.explained_gaps(ledger, sink)[-EXPLAINED_MAX:])
+                listed = report.gaps(ledger, sink) + report.explained_gaps(ledger, sink)[-EXPLAINED_MAX:]
+                report.note_neighbours(ledger, sink, listed)
+                self._awaited.pop(row.sink, None)
+                if any(gap.next_offset is None for gap in listed):
+                    self._awaited[row.sink] = reached
+                out += self._list(row.sink, listed)
             row.pages = self._pages.get(row.sink, 0)
+        for name, block, minutes in self._summaries.changed(ledger):
+            out.append(self._block(name, block, minutes))
         record = StatusRecord(topic=self._topic, partition=self._partition, worker=self._worker, rows=rows, copied=copied_of(ledger))
         out.append(OutRecord(self._status, f"partition/{self._topic}/{self._partition}".encode(), msgspec.json.encode(record)))
         return out
@@ -73,6 +85,12 @@ class StatusPages:
             out.append(self._page(sink, page, None))
         self._pages[sink] = pages
         return out
+
+    def _block(self, sink: str, block: int, minutes: list[MinuteRow]) -> OutRecord:
+        record = MinutesRecord(topic=self._topic, partition=self._partition, sink=sink, block=block, minutes=minutes)
+        value = msgspec.json.encode(record) if minutes else None
+        key = f"minutes/{self._topic}/{self._partition}/{sink}/{block}".encode()
+        return OutRecord(self._status, key, value)
 
     def _page(self, sink: str, page: int, value: bytes | None) -> OutRecord:
         return OutRecord(self._status, f"gaps/{self._topic}/{self._partition}/{sink}/{page}".encode(), value)
