@@ -16,7 +16,8 @@ from typing import Any
 
 import msgspec
 
-from stream_app.core.model import Gap, GapsRecord, Row, StatusRecord, WorkerRecord
+from stream_app.core.model import Gap, GapsRecord, MinutesRecord, Row, StatusRecord, WorkerRecord
+from stream_app.service.told_minutes import RowKey, ToldMinutes
 from stream_app.web.times import rfc3339
 
 LOG = "log"
@@ -28,8 +29,6 @@ GAPS_LIMIT = 1_000
 """Gaps in one answer where the question names no limit: about 300 kB of JSON."""
 GAPS_LIMIT_MAX = 10_000
 
-RowKey = tuple[str, int, str]
-"""Topic, partition, sink."""
 Allow = Callable[[str, str], bool]
 """Whether the asker may see this topic and sink."""
 
@@ -74,10 +73,12 @@ class StatusView:
         self.last_malformed: str | None = None
         self._config = config_sinks
         self._unknown_after_ms = round(unknown_after_s * 1_000)
-        self._decoder = msgspec.json.Decoder(StatusRecord | GapsRecord | WorkerRecord)
+        self._decoder = msgspec.json.Decoder(StatusRecord | GapsRecord | MinutesRecord | WorkerRecord)
         self._partitions: dict[str, dict[int, StatusRecord]] = {}
         self._gaps: dict[RowKey, dict[int, list[Gap]]] = {}
         self._merged: dict[RowKey, tuple[int, list[Gap]]] = {}
+        self.minutes = ToldMinutes()
+        """Of each sink and partition, by minute of record time."""
         self._workers: dict[str, WorkerRecord] = {}
         self._complete: dict[RowKey, tuple[str, int]] = {}
 
@@ -95,7 +96,7 @@ class StatusView:
     def restart(self) -> None:
         """The topic is about to be read from its beginning again: forget all but how far complete-through times had come."""
         self._loaded = False
-        for held in (self._partitions, self._gaps, self._merged, self._workers):
+        for held in (self._partitions, self._gaps, self._merged, self._workers, self.minutes):
             held.clear()
 
     def rows_of(self, topic: str) -> list[Row] | None:
@@ -120,6 +121,8 @@ class StatusView:
                 self._apply_partition(rest, record)
             elif kind == "gaps":
                 self._apply_gaps(rest, record)
+            elif kind == "minutes":
+                self.minutes.apply(rest, record, value)
             elif kind == "worker":
                 self._apply_worker(rest, record)
             else:
@@ -409,8 +412,20 @@ class StatusView:
         found: list[tuple[Judged, Sequence[Gap]]] = []
         for judged in self._judged(topic, now_ms, partition):
             key = (topic, partition, judged.sink)
-            found.append((judged, self._gaps_of(key) if key in self._gaps else []))
+            found.append((judged, self.gaps_of(key)))
         return found
+
+    def rows(self, topic: str | None = None, sink: str | None = None, allow: Allow | None = None) -> Iterator[Row]:
+        """Every row as its owner flushed it, unjudged, in the order of topic, partition and sink."""
+        for name in sorted(self._partitions) if topic is None else [topic]:
+            for _, held in sorted(self._partitions.get(name, {}).items()):
+                for row in sorted(held.rows, key=lambda row: row.sink):
+                    if sink in (None, row.sink) and (allow is None or allow(name, row.sink)):
+                        yield row
+
+    def gaps_of(self, key: RowKey) -> Sequence[Gap]:
+        """The gaps of a row, ascending, open and explained ones."""
+        return self._gaps_of(key) if key in self._gaps else []
 
     def gaps(
         self,

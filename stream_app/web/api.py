@@ -16,17 +16,19 @@ from aiohttp import web
 
 from stream_app.core.model import MAX_OFFSET, Cause, Reason
 from stream_app.service.explain import OFFSETS_MAX, CannotAsk, NotThere
+from stream_app.service.pipes import Pipe
 from stream_app.service.view import GAPS_LIMIT, GAPS_LIMIT_MAX, Allow, BadCursor, StatusView
 from stream_app.web.auth import Asker, Scope, TokenConfig
 from stream_app.web.changes import BODY_MAX, DropSink, read_change
 from stream_app.web.observations import BODY_BYTES_MAX, RETRY_AFTER_SECONDS, Intake, Observing
+from stream_app.web.parameters import BadRequest, Query, flag, number, text
+from stream_app.web.pipes import PARAMETERS, answer_pipe, paths
 
 T = TypeVar("T")
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """Prometheus' text format (prometheus.io, exposition formats)."""
 PARTITION_MAX = 2**31 - 1
-_YES, _NO = frozenset({"1", "true", "yes"}), frozenset({"0", "false", "no"})
 _OPEN_CAUSES = frozenset(map(str, Cause))
 _CAUSES = _OPEN_CAUSES | frozenset(map(str, Reason))
 
@@ -90,15 +92,10 @@ class HttpConfig(Protocol):
         """Whether scope read sees record keys."""
 
 
-class BadRequest(Exception):
-    """A parameter is wrong; the message says what would be right."""
-
-
 class Unavailable(Exception):
     """The answer is not known yet; the message says why."""
 
 
-Query = Mapping[str, str]
 Handler = Callable[[web.Request, Asker, Query], Awaitable[web.StreamResponse]]
 
 
@@ -113,6 +110,8 @@ class Endpoint:
     """Least scope that may ask; None: open to all who reach the port."""
     parameters: frozenset[str] = frozenset()
     """Names that the query may hold."""
+    lenient: bool = False
+    """Parameters of other names are ignored, and a token may stand in the query: as Tinybird's clients send it."""
     all_topics: bool = False
     """The answer can't be cut down to some topics or sinks."""
     body_max: int = 0
@@ -140,6 +139,7 @@ class Api:
             Endpoint("GET", "/api/explain", self.explain, read, rows | {"partition", "first", "last"}),
             Endpoint("POST", "/api/sinks/drop", self.drop_sink, Scope.WRITE, body_max=BODY_MAX),
             Endpoint("POST", "/api/observations", self.observations, Scope.OBSERVE, body_max=BODY_BYTES_MAX),
+            *(Endpoint("GET", path, self._pipe(pipe, ending), read, PARAMETERS, lenient=True) for path, (pipe, ending) in paths().items()),
         )
 
     async def livez(self, request: web.Request, asker: Asker, query: Query) -> web.Response:
@@ -217,6 +217,14 @@ class Api:
             raise Unavailable(str(error)) from error
         return answer(found)
 
+    def _pipe(self, pipe: Pipe, ending: str) -> Handler:
+        """One of the guide's queries, in one format."""
+
+        async def handle(request: web.Request, asker: Asker, query: Query) -> web.Response:
+            return answer_pipe(pipe, ending, query, self._view(), self.backend.clock_ms(), _allow(asker))
+
+        return handle
+
     async def drop_sink(self, request: web.Request, asker: Asker, query: Query) -> web.Response:
         """Forget a sink that stands in no configuration."""
         wanted = await read_change(request, DropSink)
@@ -258,31 +266,3 @@ def _allow(asker: Asker) -> Allow | None:
 def answer(body: Mapping[str, Any], status: int = 200) -> web.Response:
     """A JSON response."""
     return web.Response(body=msgspec.json.encode(body), status=status, content_type="application/json")
-
-
-def text(query: Query, name: str) -> str | None:
-    """A parameter's value; an empty one counts as not given."""
-    return query.get(name) or None
-
-
-def flag(query: Query, name: str, *, bare: bool = False) -> bool:
-    """A yes or no, no where it isn't given; ``bare``: the name alone means yes."""
-    value = query.get(name)
-    if value is None:
-        return False
-    if value == "":
-        return bare
-    if value.lower() in _YES | _NO:
-        return value.lower() in _YES
-    raise BadRequest(f"{name}={value} is neither 1 nor 0")
-
-
-def number(query: Query, name: str, lowest: int, highest: int) -> int | None:
-    """A whole number within bounds; None where it isn't given."""
-    value = text(query, name)
-    if value is None:
-        return None
-    # isdecimal with isascii: int() alone takes "1_000", "+1" and digits of other scripts.
-    if value.isascii() and value.isdecimal() and len(value) <= 19 and lowest <= int(value) <= highest:
-        return int(value)
-    raise BadRequest(f"{name}={value} is not a whole number from {lowest} to {highest}")

@@ -15,8 +15,9 @@ from typing import Protocol
 import structlog
 from aiohttp import web
 
-from stream_app.web.api import Api, BadRequest, Endpoint, Query, Unavailable, answer
+from stream_app.web.api import Api, Endpoint, Unavailable, answer
 from stream_app.web.auth import LOCAL, NOBODY, Asker, Tokens, bearer, host_is_local, same_origin
+from stream_app.web.parameters import BadRequest, Query
 
 log = structlog.get_logger("gapstream.web")
 
@@ -149,6 +150,8 @@ class _Door:
                 raise Refused(HTTPStatus.FORBIDDEN, message)
             return LOCAL
         token = bearer(request.headers.get("Authorization"))
+        if token is None and endpoint.lenient:
+            token = request.query.get("token") or None
         asker = None if token is None else self._tokens.find(token)
         if asker is not None:
             return asker
@@ -173,10 +176,12 @@ class _Door:
 
 
 def _query(request: web.Request, endpoint: Endpoint) -> Query:
+    known = endpoint.parameters
     for name in request.query:
-        if name not in endpoint.parameters:
-            known = ", ".join(sorted(endpoint.parameters)) or "none"
-            raise BadRequest(f"parameter {name} is not known; known are: {known}")
+        if endpoint.lenient and name not in known:
+            continue
+        if name not in known:
+            raise BadRequest(f"parameter {name} is not known; known are: {', '.join(sorted(known)) or 'none'}")
         if len(request.query.getall(name)) > 1:
             raise BadRequest(f"parameter {name} is given twice")
-    return dict(request.query)
+    return {name: value for name, value in request.query.items() if name in known}
