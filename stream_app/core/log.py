@@ -218,7 +218,7 @@ class LogState:
 
         ``floors``: from where on the sinks answer, so that what lies below can still be counted for each.
         """
-        self.minutes.freeze(offset, floors, lambda first, stop: self.without_absent(OffsetSet([(first, stop)])))
+        self.minutes.freeze(offset, self.read, floors, lambda first, stop: self.without_absent(OffsetSet([(first, stop)])))
         for absent in (*self.absent.values(), self.holes):
             kept = absent.within(0, offset) & keep
             absent.remove(0, offset)

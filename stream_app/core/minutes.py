@@ -90,7 +90,7 @@ class Minutes:
         return self.runs[at].minute if at >= 0 else None
 
     def touching(self, first: int, stop: int) -> set[int]:
-        """The minutes that have offsets in ``[first, stop)``."""
+        """The minutes that have offsets in ``[first, stop)``; the last run is taken to go on for ever."""
         low, high = max(bisect_right(self.runs, first, key=_first) - 1, 0), bisect_left(self.runs, stop, key=_first)
         return {run.minute for run in self.runs[low:high] if run.minute is not None}
 
@@ -195,10 +195,10 @@ class Minutes:
                 self._note(run)
         self._replace(kept)
 
-    def freeze(self, stop: int, floors: Iterable[int], records: Callable[[int, int], OffsetSet]) -> None:
+    def freeze(self, stop: int, end: int, floors: Iterable[int], records: Callable[[int, int], OffsetSet]) -> None:
         """The log is about to forget which offsets below ``stop`` hold records: note how many there are, between ``floors``.
 
-        ``records(first, stop)``: those that do, unread ones included.
+        ``end``: how far the log was read. ``records(first, stop)``: the offsets that hold records, or were unread.
         """
         cuts = sorted({*(floor for floor in floors if floor < stop), stop})
         frozen: list[MinuteRun] = []
@@ -206,7 +206,8 @@ class Minutes:
             if run.first >= stop or run.held is not None or run.minute is None:
                 frozen.append(run)
                 continue
-            edges = [run.first, *(cut for cut in cuts if run.first < cut < self._stop(at, stop)), self._stop(at, stop)]
+            run_stop = self._stop(at, end)
+            edges = [run.first, *(cut for cut in cuts if run.first < cut < run_stop), run_stop]
             self._note(run)
             for first, edge in pairwise(edges):
                 frozen.append(run._replace(first=first) if first >= stop else _frozen(run, first, edge, records(first, edge)))

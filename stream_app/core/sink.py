@@ -556,7 +556,6 @@ class SinkState:
         self.floor = min(self.floor, offset) if self.floor is not None else None
         self.lowest = min(self.lowest, offset) if self.lowest is not None else None
         self.awaited = min(self.awaited, offset) if self.awaited is not None else None
-        self.touched.note(offset, END)
         self.sources.truncate(offset)
         self.snapshots.truncate(offset)
         self.doubted_to = min(self.doubted_to, offset)

@@ -79,7 +79,7 @@ def minute_row(sink: SinkState, log: LogState, minute: int, spans: Collection[Sp
         accepted = lacking.pop(Reason.ACKNOWLEDGED, 0)
         opened, missing, explained = opened + still, missing + still + accepted, explained + sum(lacking.values())
     duplicates = sink.doubled.counts.get(minute, 0)
-    if not (received or missing or explained or duplicates):
+    if not spans or not (received or missing or explained or duplicates):
         return None
     low_ms, high_ms = min(span.run.low_ms for span in spans), max(span.run.high_ms for span in spans)
     return MinuteRow(minute, received, duplicates, first, last, missing, opened, explained, low_ms, high_ms)
@@ -89,7 +89,7 @@ def _received(sink: SinkState, log: LogState, span: Span) -> tuple[int, int | No
     """How many records of a span the sink has, and the lowest and the highest of them."""
     stop, held = span.stop, span.run.held
     first = max(span.first, sink.floor or 0, log.origin)
-    if first >= stop:
+    if first >= stop or (held is not None and sink.settled is None):
         return 0, None, None
     settled = max(sink.settled or 0, first)
     found = OffsetSet([(first, min(settled, stop) - (span.run.tail if held is not None else 0))] if first < min(settled, stop) else ())
@@ -97,7 +97,7 @@ def _received(sink: SinkState, log: LogState, span: Span) -> tuple[int, int | No
         drop(found, known)
     if held is not None:
         lacking = sum(known.count_within(first, stop) for known in (*sink.open.values(), *sink.explained.values(), sink.unread) if known)
-        return held - lacking, found.first(), found.last()
+        return (held - lacking, found.first(), found.last()) if held > lacking else (0, None, None)
     log.without_absent(found)
     if settled < stop and sink.received:
         found.update(sink.received.within(settled, stop))

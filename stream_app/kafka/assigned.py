@@ -6,7 +6,7 @@ import time
 from enum import Enum
 
 from stream_app.core.log import join_epochs
-from stream_app.core.model import Absent, Epochs, LogEnds, LogRead, Runs
+from stream_app.core.model import Absent, Epochs, LogEnds, LogRead, Runs, Timed
 from stream_app.kafka.batches import BatchParser, join_runs
 from stream_app.kafka.minutes import KEPT_MS, Allowance, MinuteRuns, join_minutes
 from stream_app.kafka.protocol import Isolation, Leader, Section
@@ -155,6 +155,7 @@ class Assigned:
             log_start=ends.log_start,
             high_watermark=ends.high_watermark,
             last_stable=stable,
+            minutes=(Timed(self.position, None),),
         )
         self._ends, self._ends_told_at = (ends.log_start, ends.high_watermark, stable), now
         self._tell(read, -1)  # whoever wrote the record before the start is gone with it

@@ -79,6 +79,8 @@ class NaiveSink:
     """Who went back last, and from where."""
     observed: int = 0
     duplicates: int = 0
+    doubled: dict[int, int] = field(default_factory=dict)
+    """The same by offset, but for what the log lost."""
     absent_observed: int = 0
     doubted_to: int = 0
     excused: set[int] = field(default_factory=set)
@@ -87,6 +89,10 @@ class NaiveSink:
     @property
     def horizon(self) -> int | None:
         return self.highest if self.claim is None and self.policy.group is None else self.claim
+
+    def count_again(self, offset: int, times: int) -> None:
+        self.duplicates += times
+        self.doubled[offset] = self.doubled.get(offset, 0) + times
 
     def open(self, state: State) -> set[int]:
         return {offset for offset, held in self.states.items() if held is state}
@@ -153,14 +159,14 @@ class NaivePartition:
             sink.states.pop(offset, None)
         elif said is State.RECEIVED:
             sink.observed += 1
-            sink.duplicates += len(again[:AGAIN_MAX])
+            sink.count_again(offset, len(again[:AGAIN_MAX]))
             if any(again) and sink.policy.tell_duplicates:
                 sink.untold_duplicates.add(offset)
         if self.kinds[offset] not in ABSENT:
             self._double(sink, offset, sink.snapshots.doubled.get(offset, 0))
 
     def _double(self, sink: NaiveSink, offset: int, more: int) -> None:
-        sink.duplicates += more
+        sink.count_again(offset, more)
         if more and sink.policy.tell_duplicates:
             sink.untold_duplicates.add(offset)
 
@@ -307,7 +313,7 @@ class NaivePartition:
             if ahead:
                 sink.again.setdefault(offset, []).append(alertable)
                 return None
-            sink.duplicates += 1
+            sink.count_again(offset, 1)
             if alertable and sink.policy.tell_duplicates:
                 sink.untold_duplicates.add(offset)
             return None
@@ -453,6 +459,7 @@ class NaivePartition:
                     del held[o]
             sink.untold = {(o, state) for o, state in sink.untold if o < offset}
             sink.untold_duplicates = {o for o in sink.untold_duplicates if o < offset}
+            sink.doubled = {o: count for o, count in sink.doubled.items() if o < offset}
             for name_of in ("floor", "settled", "lowest", "highest", "claim"):
                 if getattr(sink, name_of) is not None:
                     setattr(sink, name_of, min(getattr(sink, name_of), offset))

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import pytest
 from hypothesis import settings
@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from stream_app.core import report
 from stream_app.core.events import Event, as_json
 from stream_app.core.ledger import LOG_SINK, Candidates, Ledger
-from stream_app.core.model import CHUNK, DOUBLED_MAX, Cause, Drop, LogEnds, Look, Observation, ObservationRead, Snapshot, Status
+from stream_app.core.model import CHUNK, DOUBLED_MAX, Cause, Drop, LogEnds, Look, Observation, ObservationRead, Snapshot, Status, Timed
 from stream_app.core.offsets import OffsetSet
 from stream_app.core.sink import Policy, SinkState
 from stream_app.core.snapshots import is_news
@@ -120,13 +120,16 @@ class Both:
         start = dice.one_of([*[naive.start] * 12, naive.start + 8, naive.start + 8, stop - 20, stop])
         log_start, last_stable = max(min(start, stop), 0), stop + dice.number(0, ahead)
         self.written = max(self.written, self.now)
-        said = log_read(
-            naive.read, each, now_ms=self.written, start=log_start, ahead=ahead, last_stable=last_stable, topic_id=self.ledger.log.topic_id
-        )
+        known: dict[str, Any] = {"last_stable": last_stable, "topic_id": self.ledger.log.topic_id, "minutes": self.timed(dice, each)}
+        said = log_read(naive.read, each, now_ms=self.written, start=log_start, ahead=ahead, **known)
         assert self.ledger.fold_log(said, self.now)
         assert not each or not self.ledger.fold_log(said, self.now)
         naive.read_log(each, log_start, stop + ahead, last_stable, self.written)
         self.forget()
+
+    def timed(self, dice: Dice, kinds: Sequence[str]) -> tuple[Timed, ...]:
+        """By minute what is read next."""
+        return ()
 
     def forget(self) -> None:
         """What the ledger forgot it was allowed to forget."""

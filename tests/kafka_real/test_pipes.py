@@ -216,7 +216,9 @@ def test_the_formats_are_clickhouses(world: World, filled: Filled) -> None:
         expected = world.server.run(sql + "CSVWithNames").decode()
         assert [line.split(",")[:8] for line in got["csv"].splitlines()] == [line.split(",") for line in expected.splitlines()]
         plain = world.server.run(sql + "JSONEachRow").decode().splitlines()
-        assert [list(json.loads(line).items())[:8] for line in got["ndjson"].splitlines()] == [[*json.loads(line).items()] for line in plain]
+        assert [list(json.loads(line).items())[:8] for line in got["ndjson"].splitlines()] == [
+            [*json.loads(line).items()] for line in plain
+        ]
         return True
 
     eventually(check, "the same texts")
