@@ -162,7 +162,8 @@ def note_neighbours(ledger: Ledger, sink: SinkState, gaps: list[Gap]) -> None:
         gap.minute = log.minutes.minute_of(gap.first)
         if gap.minute is None and gap.first_timestamp_ms is not None:
             gap.minute = gap.first_timestamp_ms // MINUTE_MS
-        gap.before_timestamp_ms = sink.stamps.get(gap.first - 1)
+        before = gap.first - 1
+        gap.before_timestamp_ms = None if any(before in one for one in passed) else sink.stamps.get(before)
         behind = _first_outside(passed, gap.stop)
         received = behind < (sink.settled or 0) or (behind < log.read and behind in sink.received)
         gap.next_offset = behind if received else None

@@ -133,12 +133,12 @@ class _Looking:
 
     def found(self) -> Look:
         """What is known so far."""
-        last = self._asked.runs[-1][1]
+        first, last = self._asked.runs[0][0], self._asked.runs[-1][1]
         times = {offset: time for edges in self._edges.values() for offset, time in edges if time >= 0}
         # The log may have moved on meanwhile: what it removed is expired, whatever it was before.
         start = self._log_start
         return Look(
-            upto=last if self.at >= last else self.at,
+            upto=min(max(self.at, first), last),
             log_start=start,
             holes=_from(start, self._holes),
             unreadable=_from(start, self._unreadable),

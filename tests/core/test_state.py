@@ -11,15 +11,37 @@ from hypothesis import strategies as st
 
 from stream_app.core import state as state_module
 from stream_app.core.ledger import Ledger
-from stream_app.core.model import Absent, Cause, Look, Snapshot, Status
+from stream_app.core.minutes import HOUR, KEPT_MINUTES
+from stream_app.core.model import Absent, Cause, Look, Snapshot, Status, Timed
 from stream_app.core.offsets import OffsetSet
 from stream_app.core.sink import Policy
-from stream_app.core.state import VERSION, Changes, Clock, Head, SinkGaps, SinkHead, SnapshotsHead, StateCodec, StateError
+from stream_app.core.state import (
+    VERSION,
+    Changes,
+    Clock,
+    Head,
+    LogMinutes,
+    SinkGaps,
+    SinkHead,
+    SinkMinutes,
+    SnapshotsHead,
+    StateCodec,
+    StateError,
+)
 from tests.core.strategies import BASE, GRACE, OTHER_ID, SKEW, TOPIC_ID, Rig, log_read, plain, policy
 
 PREFIX = struct.Struct(">IB16sB")
-HEAD, SINK, GAPS, LOG_SET, SINK_SET, CLOCK = b"h", b"s", b"g", b"l", b"t", b"c"
+HEAD, SINK, GAPS, LOG_SET, SINK_SET, CLOCK, MINUTES, DOUBLED = b"h", b"s", b"g", b"l", b"t", b"c", b"m", b"d"
 POLICIES = {"s": policy(tombstones_optional=True), "first": policy("first", floor=None)}
+
+
+MINUTE = BASE // 60_000
+MINUTES_READ = (
+    Timed(0, MINUTE - 61, BASE - 61 * 60_000, BASE - 61 * 60_000 + 1),
+    Timed(8, MINUTE, BASE, BASE + 7),
+    Timed(20, None),
+    Timed(30, MINUTE - 61, BASE - 61 * 60_000, BASE - 61 * 60_000 + 2),
+)
 
 
 def stored_by(changes: Changes, stored: dict[bytes, bytes] | None = None) -> dict[bytes, bytes]:
@@ -44,7 +66,7 @@ def rich() -> Rig:
     rig = Rig(dict(POLICIES), ever_compacted=True)
     ledger = rig.ledger
     ledger.observations_id = b"o" * 16
-    rig.read([*["record"] * 40, "transaction_marker", "aborted", "hole", "unreadable"], leader_epoch=7, start=1)
+    rig.read([*["record"] * 40, "transaction_marker", "aborted", "hole", "unreadable"], leader_epoch=7, start=1, minutes=MINUTES_READ)
     rig.read("unread", 4)
     ledger.log.ever_compacted = False
     rig.read("hole", 2)
@@ -93,6 +115,10 @@ def rich() -> Rig:
 def dump(ledger: Ledger) -> dict[bytes, bytes]:
     """The whole state, also what was written before; takes the marks of what was not."""
     codec = StateCodec(ledger.partition)
+    minutes = ledger.log.minutes
+    minutes._changed = {-1 if run.minute is None else run.minute // HOUR for run in minutes.runs}
+    for sink in ledger.sinks.values():
+        sink.doubled._changed = {minute // HOUR for minute in sink.doubled.counts}
     stored = stored_by(codec.changes(ledger, force=True))
     sets: list[tuple[int, str | None, list[OffsetSet]]] = [(LOG_SET[0], None, state_module._log_sets(ledger.log))]
     sets += [(SINK_SET[0], name, state_module._sink_sets(sink)) for name, sink in ledger.sinks.items()]
@@ -115,7 +141,7 @@ def test_what_is_loaded_is_what_was_kept() -> None:
     assert plain(load(dump(rig.ledger))) == plain(rig.ledger)
 
 
-STRUCTS: dict[bytes, Any] = {HEAD: Head, SINK: SinkHead, GAPS: SinkGaps, CLOCK: Clock}
+STRUCTS: dict[bytes, Any] = {HEAD: Head, SINK: SinkHead, GAPS: SinkGaps, CLOCK: Clock, MINUTES: LogMinutes, DOUBLED: SinkMinutes}
 FIELDS = [(kind, name) for kind, struct_ in STRUCTS.items() for name in struct_.__struct_fields__ if name != "v"]
 NOTHING = {bool: False, int: 0, str: "", bytes: bytes(16), list: [], tuple: (), dict: {}, type(None): None}
 
@@ -284,6 +310,42 @@ def test_ten_million_dense_records_and_a_sink_in_order_are_below_twenty_kilobyte
     assert size == codec.size_bytes() < 20_000
 
 
+def test_a_day_of_a_dense_log_by_minute_is_below_twenty_kilobytes_more() -> None:
+    rig, codec = Rig(), StateCodec(0)
+    for minute in range(MINUTE - KEPT_MINUTES, MINUTE + 1):
+        at = rig.ledger.log.read
+        times = minute * 60_000 + 12, minute * 60_000 + 59_990
+        rig.ledger.fold_log(
+            log_read(at, [], stop=at + 600_000, records=((at, at + 600_000),), minutes=(Timed(at, minute, *times),)), rig.now
+        )
+        rig.observe((at, at + 600_000), claim=at + 600_000)
+        codec.changes(rig.ledger)
+    assert len(rig.ledger.log.minutes.runs) == KEPT_MINUTES + 1
+    stored = dump(rig.ledger)
+    assert sum(len(key) + len(value) for key, value in stored.items() if kind_of(key) == MINUTES) < 20_000
+
+
+def test_a_flush_writes_the_hours_that_changed_and_deletes_those_that_are_over() -> None:
+    rig, codec = Rig(), StateCodec(0)
+    for minute in range(MINUTE - 200, MINUTE):
+        rig.read("record", minutes=(Timed(rig.ledger.log.read, minute, minute * 60_000, minute * 60_000),))
+    stored = stored_by(codec.changes(rig.ledger))
+    hours = {key for key in stored if kind_of(key) == MINUTES}
+    rig.read("record", minutes=(Timed(200, MINUTE, BASE, BASE),))
+    assert len([key for key, _ in codec.changes(rig.ledger) if kind_of(key) == MINUTES]) == 1
+    rig.now += (KEPT_MINUTES + 20) * 60_000
+    rig.read([])
+    gone = {key for key, value in codec.changes(rig.ledger) if kind_of(key) == MINUTES and value is None}
+    assert hours <= gone
+
+
+def test_state_of_before_there_were_minutes_is_read() -> None:
+    stored = {key: value for key, value in dump(rich().ledger).items() if kind_of(key) not in (MINUTES, DOUBLED)}
+    loaded = load(stored)
+    assert not loaded.log.minutes
+    assert loaded.log.read == rich().ledger.log.read
+
+
 # --- state that can't be read ---
 
 
@@ -330,6 +392,13 @@ def test_state_without_a_head_is_refused(kind: bytes) -> None:
         (PREFIX.pack(0, VERSION, TOPIC_ID, LOG_SET[0]) + struct.pack(">BQ", 0, 2**63), b"\1"),
         (PREFIX.pack(0, VERSION, TOPIC_ID, LOG_SET[0]) + b"\0", b"\1"),
         (PREFIX.pack(0, VERSION, TOPIC_ID, SINK_SET[0]) + b"\0\7nobody?" + struct.pack(">BQ", 0, 1), b"\1"),
+        (PREFIX.pack(0, VERSION, TOPIC_ID, MINUTES[0]) + b"\0\0\0\1", msgspec.msgpack.encode([VERSION, [8], [0], [0], [0], {}])),
+        (
+            PREFIX.pack(0, VERSION, TOPIC_ID, MINUTES[0]) + b"\0\0\0\1",
+            msgspec.msgpack.encode([VERSION, [2**62] * 3, [0] * 3, [0] * 3, [0] * 3, {}]),
+        ),
+        (PREFIX.pack(0, VERSION, TOPIC_ID, MINUTES[0]) + b"\0\0\0\1", msgspec.msgpack.encode([VERSION, [90], [0, 1], [0], [0], {}])),
+        (PREFIX.pack(0, VERSION, TOPIC_ID, DOUBLED[0]) + b"\0\7nobody?\0\0\0\1", msgspec.msgpack.encode([VERSION, [[1, 1]]])),
         (PREFIX.pack(0, VERSION, TOPIC_ID, CLOCK[0]), msgspec.msgpack.encode([VERSION, None, {"nobody": 5}])),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -34,6 +35,11 @@ def settings(cluster: FakeCluster) -> KafkaSettings:
 
 
 async def look_at(cluster: FakeCluster, *runs: Run, isolation: Isolation = COMMITTED, topic_id: bytes = ID, **options: Any) -> Look:
+    """What is at the runs; what lies beside them has tests of its own."""
+    return replace(await look_beside(cluster, *runs, isolation=isolation, topic_id=topic_id, **options), beside={})
+
+
+async def look_beside(cluster: FakeCluster, *runs: Run, isolation: Isolation = COMMITTED, topic_id: bytes = ID, **options: Any) -> Look:
     return await look(settings(cluster), "orders", 0, topic_id, isolation, runs, **{"timeout": 10, **options})
 
 
@@ -44,6 +50,26 @@ async def test_records_that_are_there_are_in_no_field(cluster: FakeCluster) -> N
     assert await look_at(cluster, (5, 7), (9, 11), (25, 26)) == Look(
         26, 0, timestamps={offset: T0 + offset for offset in (5, 6, 9, 10, 25)}
     )
+
+
+async def test_the_times_of_the_records_beside_a_run_are_told(cluster: FakeCluster) -> None:
+    cluster.add("orders", FakeLog([batch(0, 9), marker(10, 5), batch(11, 19), batch(20, 29, keep=[20, 25, 29]), batch(30, 39)], stable=30))
+    times = {offset: T0 + offset for offset in range(30)}
+    for run, beside in {
+        (0, 1): {1},
+        (3, 5): {2, 5},
+        (5, 10): {4},
+        (11, 12): {12},
+        (12, 20): {11, 20},
+        (26, 29): {25, 29},
+        (29, 30): set(),
+    }.items():
+        got = await look_beside(cluster, run)
+        assert got.beside == {offset: times[offset] for offset in beside}, run
+        assert (got.upto, got.unreadable) == (run[1], ())
+        assert all(run[0] <= first < stop <= run[1] for first, stop in got.holes)
+    got = await look_beside(cluster, (3, 5), (6, 7), (15, 16))
+    assert got.beside == {offset: times[offset] for offset in (2, 5, 7, 14, 16)}
 
 
 async def test_the_log_start_is_that_of_the_answer(cluster: FakeCluster) -> None:
@@ -273,7 +299,7 @@ async def test_any_log_and_any_runs_agree_with_reading_all_of_it(cluster: FakeCl
             add_run(runs, offset, offset + 1)
     start = rng.randrange(at // 2)
     cluster.add("orders", FakeLog([one for one in batches if _last(one) >= start], start=start))
-    assert await look_at(cluster, *runs) == expected(batches, tuple(runs), start)
+    assert await look_beside(cluster, *runs) == expected(batches, tuple(runs), start)
 
 
 def _last(one: bytes) -> int:
@@ -304,4 +330,5 @@ def expected(batches: list[bytes], runs: Runs, start: int) -> Look:
             if offset not in records and offset not in markers:
                 add_run(holes, offset, offset + 1)
         timestamps |= {offset: records[offset][0] for offset in {*there[:1], *there[-1:]}}
-    return Look(runs[-1][1], start, tuple(holes), (), tuple(tombstones), timestamps)
+    beside = {o: records[o][0] for first, stop in runs for o in (first - 1, stop) if o in records and o >= start}
+    return Look(runs[-1][1], start, tuple(holes), (), tuple(tombstones), timestamps, beside)
