@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from stream_app.core import report
 from stream_app.core.codec import topic_id_text
 from stream_app.core.ledger import LOG_SINK
-from stream_app.core.model import Gap, Listed, Look, Row, Status
+from stream_app.core.model import Gap, Listed, Look, Row, Status, Timed
 from stream_app.core.offsets import OffsetSet
-from tests.core.strategies import BASE, GRACE, OTHER_ID, TOPIC_ID, Rig, policy
+from tests.core.strategies import BASE, GRACE, OTHER_ID, TOPIC_ID, Rig, everything_there, policy
 
 
 def row(rig: Rig, name: str = "s") -> Row:
@@ -325,3 +327,65 @@ def test_complete_through_never_falls_while_a_sink_falls_behind() -> None:
     seconds = [None if ms is None else (ms + 1 - BASE) // 1_000 for ms in bounds]
     assert seconds == [*range(5), *[5] * 11, *range(16, 20)]
     assert bounds == sorted(ms for ms in bounds if ms is not None)
+
+
+# --- what lies beside a gap ---
+
+
+def neighbours(rig: Rig, name: str = "s") -> dict[int, tuple[int | None, int | None, int | None, int | None]]:
+    """By first offset: the minute, the time before, the next offset and its time."""
+    sink = rig.sink(name)
+    gaps = report.gaps(rig.ledger, sink) + report.explained_gaps(rig.ledger, sink)
+    report.note_neighbours(rig.ledger, sink, gaps)
+    return {gap.first: (gap.minute, gap.before_timestamp_ms, gap.next_offset, gap.next_timestamp_ms) for gap in gaps}
+
+
+def test_a_gap_knows_its_minute_and_the_records_beside_it() -> None:
+    rig, minute = Rig(), BASE // 60_000
+    rig.read("record", 20, minutes=(Timed(0, minute - 1, 0, 0), Timed(10, minute, 0, 0)))
+    rig.observe((0, 3), (5, 12), (13, 20))
+    rig.verdict(lambda due: replace(everything_there(due), beside={2: BASE + 2, 5: BASE + 5, 11: BASE + 11, 13: BASE + 13}))
+    rig.flush()
+    assert neighbours(rig) == {3: (minute - 1, BASE + 2, 5, BASE + 5), 12: (minute, BASE + 11, 13, BASE + 13)}
+    rig.observe((3, 4))
+    rig.flush()
+    assert neighbours(rig)[4] == (minute - 1, BASE, 5, BASE + 5), "it was looked at when it was missing"
+
+
+def test_of_a_gap_without_a_minute_the_records_own_time_tells_it() -> None:
+    rig = Rig()
+    rig.read("record", 5)
+    rig.observe((0, 2), (3, 5))
+    rig.verdict()
+    assert neighbours(rig)[2][0] == BASE // 60_000
+    rig.ledger.vanish("s", OffsetSet([(0, 1)]), rig.now)
+    assert neighbours(rig)[0][0] is None
+
+
+def test_the_next_record_is_the_next_that_the_sink_has() -> None:
+    """Behind a gap lie a marker, a tombstone, another gap, and only then something received; behind the last one nothing."""
+    rig = Rig({"s": policy(tombstones_optional=True)})
+    rig.read(["record"] * 3 + ["transaction_marker"] + ["record"] * 16)
+    rig.observe((0, 2), (7, 10), (12, 14), claim=18)
+    rig.verdict(lambda due: replace(everything_there(due), tombstones=((4, 5),), unreadable=((5, 7),)))
+    assert {first: found[2] for first, found in neighbours(rig).items()} == {2: 7, 4: 7, 5: 7, 10: 12, 14: None}
+    rig.observe((18, 20))
+    assert neighbours(rig)[14][2] == 18, "received, though not judged yet"
+
+
+def test_an_aborted_record_is_no_neighbour() -> None:
+    rig = Rig()
+    rig.read(["record", "aborted", "record", "record"])
+    rig.observe((0, 1), (3, 4))
+    rig.verdict(lambda due: replace(everything_there(due), beside={1: BASE, 3: BASE + 3}))
+    assert neighbours(rig)[2][1:] == (None, 3, BASE + 3)
+
+
+def test_what_was_acknowledged_keeps_its_neighbours_times() -> None:
+    rig = Rig()
+    rig.read("record", 10)
+    rig.observe((0, 4), (6, 10))
+    rig.verdict(lambda due: replace(everything_there(due), beside={3: BASE + 3, 6: BASE + 6}))
+    rig.observe((4, 6), status=Status.ACKNOWLEDGED, reason="known", by="me")
+    rig.flush()
+    assert neighbours(rig)[4][1:] == (BASE + 3, 6, BASE + 6)

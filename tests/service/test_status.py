@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +17,18 @@ from aiokafka.errors import KafkaConnectionError
 from stream_app.core import report
 from stream_app.core.codec import topic_id_text
 from stream_app.core.ledger import Ledger
-from stream_app.core.model import Gap, GapsRecord, Observation, ObservationRead, Status, StatusRecord, WorkerRecord
+from stream_app.core.model import (
+    Gap,
+    GapsRecord,
+    MinuteRow,
+    MinutesRecord,
+    Observation,
+    ObservationRead,
+    Status,
+    StatusRecord,
+    Timed,
+    WorkerRecord,
+)
 from stream_app.core.sink import Policy
 from stream_app.kafka.writer import OutRecord
 from stream_app.service import status as status_module
@@ -164,6 +175,69 @@ def test_explained_gaps_are_listed_behind_the_open_ones_up_to_a_number(monkeypat
     assert [(gap.first, gap.open, gap.cause) for gap in found] == [
         (6, True, "not_received"), (2, False, "quarantined"), (4, False, "quarantined"),
     ]  # fmt: skip
+
+
+# --- by minute ----------------------------------------------------------------------------------------------------------
+
+MINUTE = START_MS // 60_000
+
+
+def read_minute(book: Book, count: int, minute: int) -> None:
+    at = book.ledger.log.read
+    read = replace(log_read(at, at + count), minutes=(Timed(at, minute, minute * 60_000, minute * 60_000 + 9),))
+    assert book.ledger.fold_log(read, book.now_ms)
+
+
+def minutes_in(written: dict[str, OutRecord]) -> dict[str, list[MinuteRow] | None]:
+    found = {name: record.value for name, record in written.items() if name.startswith("minutes/")}
+    return {name: value and msgspec.json.decode(value, type=MinutesRecord).minutes for name, value in found.items()}
+
+
+def test_minutes_are_written_where_they_changed() -> None:
+    book = Book()
+    read_minute(book, 10, MINUTE)
+    book.hear(((0, 8),))
+    key = f"minutes/orders/3/billing/{MINUTE // 10}"
+    row = MinuteRow(MINUTE, 8, 0, 0, 7, 0, 0, 0, MINUTE * 60_000, MINUTE * 60_000 + 9)
+    assert minutes_in(book.write()) == {key: [row]}
+    assert minutes_in(book.write()) == {}
+    read_minute(book, 10, MINUTE + 20)
+    assert minutes_in(book.write()) == {f"minutes/orders/3/billing/{MINUTE // 10 + 2}": None}, "nothing was received there yet"
+    book.hear(((8, 10),))
+    assert minutes_in(book.write()) == {key: [MinuteRow(MINUTE, 10, 0, 0, 9, 0, 0, 0, row.low_ms, row.high_ms)]}
+
+
+def test_minutes_of_a_day_ago_and_of_a_forgotten_sink_are_emptied() -> None:
+    book = Book()
+    read_minute(book, 10, MINUTE)
+    book.hear(((0, 10),))
+    (key,) = minutes_in(book.write())
+    book.ledger.configure({}, book.now_ms)
+    assert book.ledger.forget("billing")
+    assert minutes_in(book.write()) == {key: None}
+    book = Book()
+    read_minute(book, 10, MINUTE)
+    book.hear(((0, 10),))
+    book.write()
+    book.now_ms += 25 * 3_600_000
+    book.ledger.fold_log(log_read(10, 10), book.now_ms)
+    assert minutes_in(book.write()) == {key: None}
+
+
+def test_a_gap_that_had_nothing_behind_it_is_written_again_when_it_has() -> None:
+    book = Book()
+    book.ledger.fold_log(log_read(0, 10), book.now_ms)
+    observation = Observation("billing", ((0, 5),), claim=8)
+    book.ledger.observe(ObservationRead(0, 0, book.now_ms, b""), observation, book.now_ms)
+    book.said = 1
+    book.ledger.heard_to_end(book.now_ms + 1)
+    for step in book.ledger.candidates():
+        book.ledger.settle(step, all_there(step.runs), book.now_ms)
+    key = "gaps/orders/3/billing/0"
+    assert [gap.next_offset for gap in listed(book.write()[key])] == [None]
+    assert key not in book.write()
+    book.ledger.observe(ObservationRead(1, 1, book.now_ms, b""), Observation("billing", ((8, 10),), claim=10), book.now_ms)
+    assert [gap.next_offset for gap in listed(book.write()[key])] == [8]
 
 
 # --- the reader ---------------------------------------------------------------------------------------------------------
