@@ -232,7 +232,7 @@ class LogState:
         for offsets in (*self.absent.values(), self.holes, self.unreadable, self.unread):
             offsets.remove(offset, END)
         self.timeline.forget_from(offset)
-        self.minutes.truncate(offset)
+        self.minutes.truncate(offset, self.read)
         self.epochs = tuple((epoch, first) for epoch, first in self.epochs if first < offset)
         self.leader_epoch = self.epochs[-1][0] if self.epochs else -1
         self.open_since_ms = None

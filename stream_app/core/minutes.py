@@ -213,11 +213,15 @@ class Minutes:
                 frozen.append(run._replace(first=first) if first >= stop else _frozen(run, first, edge, records(first, edge)))
         self._replace(frozen)
 
-    def truncate(self, offset: int) -> None:
-        """The log lost everything from ``offset`` on."""
+    def truncate(self, offset: int, end: int) -> None:
+        """The log, read to ``end``, lost everything from ``offset`` on; how many records a frozen run that is cut has left is unknown."""
         at = bisect_left(self.runs, offset, key=_first)
+        cut = at > 0 and self.runs[at - 1].held is not None and self._stop(at - 1, end) > offset
         self._note_moved(*self.runs[max(at - 1, 0) :])
-        self._replace(self.runs[:at])
+        lost = self.runs[at - 1].first if cut else offset
+        self._replace(self.runs[: at - cut])
+        if cut:
+            self._append(MinuteRun(lost, None, 0, 0))
 
     def take_told(self) -> set[int]:
         """The blocks in :attr:`told`, once."""

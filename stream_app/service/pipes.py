@@ -93,7 +93,7 @@ class Pipe:
         """Everything that matches, in the pipe's order."""
         found = Found()
         start = now_ms // MINUTE_MS - asked.minutes
-        for part in _parts(view, asked, found, 0 if asked.open else start):
+        for part in _parts(view, asked, found, start):
             found.rows += self.answer(part, start, asked, now_ms)
         found.rows.sort(key=self.order)
         return found
@@ -104,7 +104,7 @@ def _parts(view: StatusView, asked: Asked, found: Found, start: int) -> Iterator
         if row.sink == LOG or not (row.configured or asked.sink is not None):
             continue
         key = (row.topic, row.partition, row.sink)
-        minutes, size = view.minutes.of(key, start)
+        minutes, size = view.minutes.of(key, 0 if asked.open and row.missing else start)
         gaps = view.gaps_of(key)
         found.rows_read += len(minutes) + len(gaps)
         found.bytes_read += size

@@ -99,7 +99,7 @@ def test_it_holds_what_a_dict_holds_however_it_is_read(
     ]
     assert parts == [(known[o], o) for o in range(first, min(stop, len(each))) if known[o] is not None]
     offset = data.draw(st.integers(0, 300))
-    whole.truncate(offset)
+    whole.truncate(offset, len(each))
     assert {o: whole.minute_of(o) for o in range(offset)} == {o: known.get(o, whole.minute_of(o)) for o in range(offset)}
     assert all(run.first < offset for run in whole.runs)
 
@@ -183,6 +183,21 @@ def test_what_is_frozen_keeps_its_counts_between_floors() -> None:
     assert minutes.spans({NOW}, 90)[NOW][1] == Span(10, 30, minutes.runs[1])
 
 
+def test_of_a_frozen_run_that_is_truncated_nothing_is_known() -> None:
+    minutes = made(at(0, NOW), at(10, NOW + 1), at(20, NOW + 2))
+    minutes.freeze(20, 30, [], lambda first, stop: OffsetSet([(first, stop)]))
+    minutes.truncate(30, 30)
+    minutes.truncate(20, 30)
+    minutes.truncate(20, 20)
+    assert [(run.first, run.held) for run in minutes.runs] == [(0, 10), (10, 10)], "it ends there"
+    minutes.truncate(15, 20)
+    assert firsts(minutes) == [(0, 0), (10, None)]
+    minutes.truncate(10, 15)
+    assert firsts(minutes) == [(0, 0)]
+    minutes.truncate(3, 10)
+    assert minutes.runs == []
+
+
 def test_a_run_without_records_is_frozen_whole() -> None:
     minutes = made(at(0, NOW), at(9, NOW + 1))
     minutes.freeze(9, 20, [], lambda first, stop: OffsetSet())
@@ -207,7 +222,7 @@ def test_changes_are_given_by_hour_and_once() -> None:
         minutes.runs[1],
         minutes.runs[3],
     ]
-    minutes.truncate(0)
+    minutes.truncate(0, 100)
     assert minutes.take_changes() == {hour: [], hour + 1: [], -1: []}
 
 
@@ -221,7 +236,7 @@ def test_counts_by_minute_go_with_their_minute() -> None:
     counts.add(NOW + HOUR, 1)
     assert counts.take_changes() == {NOW // HOUR: [(NOW, 5)], NOW // HOUR + 1: [(NOW + HOUR, 1)]}
     assert counts.take_changes() == {}
-    minutes.truncate(5)
+    minutes.truncate(5, 100)
     counts.keep(minutes)
     assert counts == MinuteCounts([(NOW, 5)])
     assert counts.take_changes() == {NOW // HOUR + 1: []}
