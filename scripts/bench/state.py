@@ -92,7 +92,7 @@ def unlike(stored: Mapping[bytes, bytes], topic: Topic) -> str | None:
 
 def report(stored: Mapping[bytes, bytes], topic: Topic) -> bool:
     """Print sizes by kind of key; whether they are small enough."""
-    kinds = {"h": "heads", "s": "sinks", "g": "open gaps", "l": "sets of the log", "t": "sets of the sinks", "c": "clocks"}
+    kinds = {"h": "heads", "s": "sinks", "g": "open gaps", "l": "sets of the log", "t": "sets of the sinks", "c": "clocks", "m": "minutes"}
     total = sum(len(key) + len(value) for key, value in stored.items())
     print(f"{topic}; sink {SINK} received all")
     for kind, name in kinds.items():

@@ -284,8 +284,6 @@ def test_tolerated_tombstones_are_explained(world: World) -> None:
 
 
 def test_a_worker_that_is_killed_and_its_successor_say_the_same(world: World, filled: Filled) -> None:
-    """Asked last: it ends the worker."""
-
     def answers(worker: Worker) -> dict[str, Any]:
         question = f"topic={world.topics['random']}&minutes=1440"
         return {pipe: worker.get(f"/v0/pipes/{pipe}.json?{question}&open=0")["data"] for pipe in (*PIPES[:2], *PIPES[3:], "offsets")}
@@ -299,4 +297,5 @@ def test_a_worker_that_is_killed_and_its_successor_say_the_same(world: World, fi
         lambda: {row["worker"] for row in successor.get(f"/api/partitions?topic={world.topics['random']}")["partitions"]} == {name},
         "the successor speaks",
     )
+    world.worker = successor
     assert answers(successor) == before

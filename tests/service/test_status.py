@@ -190,7 +190,7 @@ def read_minute(book: Book, count: int, minute: int) -> None:
 
 def minutes_in(written: dict[str, OutRecord]) -> dict[str, list[MinuteRow] | None]:
     found = {name: record.value for name, record in written.items() if name.startswith("minutes/")}
-    return {name: value and msgspec.json.decode(value, type=MinutesRecord).minutes for name, value in found.items()}
+    return {name: None if value is None else msgspec.json.decode(value, type=MinutesRecord).minutes for name, value in found.items()}
 
 
 def test_minutes_are_written_where_they_changed() -> None:
