@@ -92,11 +92,17 @@ class Pipe:
     def ask(self, view: StatusView, asked: Asked, now_ms: int) -> Found:
         """Everything that matches, in the pipe's order."""
         found = Found()
+        for _ in self.steps(view, asked, now_ms, found):
+            pass
+        return found
+
+    def steps(self, view: StatusView, asked: Asked, now_ms: int, found: Found) -> Iterator[None]:
+        """The same, one partition and sink a step, so that others may work in between; ``found`` is right after the last one."""
         start = now_ms // MINUTE_MS - asked.minutes
         for part in _parts(view, asked, found, start):
             found.rows += self.answer(part, start, asked, now_ms)
+            yield
         found.rows.sort(key=self.order)
-        return found
 
 
 def _parts(view: StatusView, asked: Asked, found: Found, start: int) -> Iterator[_Part]:

@@ -221,7 +221,7 @@ class Api:
         """One of the guide's queries, in one format."""
 
         async def handle(request: web.Request, asker: Asker, query: Query) -> web.Response:
-            return answer_pipe(pipe, ending, query, self._view(), self.backend.clock_ms(), _allow(asker))
+            return await answer_pipe(pipe, ending, query, self._view(), self.backend.clock_ms(), _allow(asker))
 
         return handle
 

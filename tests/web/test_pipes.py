@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from stream_app.core.model import MinuteRow, MinutesRecord
 from stream_app.service.pipes import PIPES
 from stream_app.service.view import StatusView
+from stream_app.web import pipes as pipes_module
 from stream_app.web.api import Api
 from stream_app.web.pipes import FORMATS, LIMIT_MAX, paths
 from tests.web.kit import NOW, Http, ServeApp, Token, Worker
@@ -152,6 +154,20 @@ async def test_a_token_may_stand_in_the_query(serve: ServeApp, told: Worker) -> 
     assert await ask("?token=p&sink=warehouse") == (403, None)
     assert await ask("?token=p&minutes=x") == (400, None)
     assert await ask("?token=p&token=r") == (200, 1), "the first one counts"
+
+
+async def test_a_large_answer_leaves_the_loop_to_others(serve: ServeApp, told: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipes_module, "READ_AT_ONCE", 1)
+    turns = 0
+
+    async def count(seconds: float) -> None:
+        nonlocal turns
+        turns += seconds == 0
+
+    client = await serve(told)
+    monkeypatch.setattr(asyncio, "sleep", count)
+    assert (await (await client.get("/v0/pipes/missing_offsets.json")).json())["rows"] == 4
+    assert turns >= 4
 
 
 async def test_before_the_status_topic_is_read_there_is_no_answer(serve: ServeApp, worker: Worker) -> None:
