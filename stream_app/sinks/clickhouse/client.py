@@ -225,8 +225,10 @@ def _message(error: Exception) -> str:
         return system[0]
     if "timed out" in words.lower():
         return "it did not answer in time"
-    if any(mark in words for mark in ("RemoteDisconnected", "IncompleteRead", "Connection broken")):
+    if any(mark in words for mark in ("RemoteDisconnected", "IncompleteRead", "Connection broken", "connection closed by server")):
         return "the connection broke off"
+    if type(error).__name__ == "StreamFailureError" and "DB::Exception" not in words:  # it shows what came, in ClickHouse's binary format
+        return "its answer is not whole"
     for mark in ("DB::Exception: ", "server response: "):
         words = words.rpartition(mark)[2]
     words = words.partition(" (version ")[0].partition(" (for url")[0]
