@@ -162,6 +162,21 @@ def _ends(client: AdminClient, partitions: list[TopicPartition]) -> dict[tuple[s
     return found
 
 
+async def ask_elsewhere(about: str, sink: TopicSink) -> list[Finding]:
+    """A sink whose topics stand in another cluster."""
+    try:
+        client = AdminClient(KafkaClients.checked(sink.kafka, f"{about}.kafka").confluent())
+        topics = await asyncio.to_thread(_ask_elsewhere, client, list(_topics_of(sink)))
+    except KafkaException as exc:
+        return [unknown(f"{about}.kafka", describe_kafka_error(exc))]
+    return [one for name in _topics_of(sink) for one in _judge_other(about, name, (READ,), topics)]
+
+
+def _ask_elsewhere(client: AdminClient, names: list[str]) -> dict[str, Seen]:
+    everything = client.list_topics(timeout=CALL_S).topics
+    return _describe(client, [name for name in names if name in everything])
+
+
 def _beside(keys: Topic) -> Iterator[str]:
     """Topics of this cluster that the sinks of a topic read, and those that may be replayed to."""
     yield from keys.replay_to
@@ -170,10 +185,15 @@ def _beside(keys: Topic) -> Iterator[str]:
 
 
 def _read_by(sink: Sink) -> Iterator[str]:
+    """In this cluster."""
     if isinstance(sink, TopicSink) and not sink.kafka:
-        yield sink.topic
-        if sink.quarantine is not None:
-            yield sink.quarantine.topic
+        yield from _topics_of(sink)
+
+
+def _topics_of(sink: TopicSink) -> Iterator[str]:
+    yield sink.topic
+    if sink.quarantine is not None:
+        yield sink.quarantine.topic
 
 
 def _groups(keys: Topic) -> Iterator[str]:
@@ -224,10 +244,10 @@ def _judge_watched(topic: str, keys: Topic, cluster: Cluster) -> Iterator[Findin
         yield ok(about, f"{seen.partitions} partitions, cleanup.policy {seen.config.get('cleanup.policy')}, records are kept {kept}")
         yield from _judge_retention(about, keys, retention)
     for name in keys.replay_to:
-        yield from _judge_other(f"{about}.replay_to", name, (WRITE,), cluster)
+        yield from _judge_other(f"{about}.replay_to", name, (WRITE,), cluster.topics)
     for sink_name, sink in keys.sinks.items():
         for name in _read_by(sink):
-            yield from _judge_other(f"{about}.sinks.{sink_name}", name, (READ,), cluster)
+            yield from _judge_other(f"{about}.sinks.{sink_name}", name, (READ,), cluster.topics)
 
 
 def _judge_retention(about: str, keys: Topic, retention: str | None) -> Iterator[Finding]:
@@ -238,8 +258,8 @@ def _judge_retention(about: str, keys: Topic, retention: str | None) -> Iterator
         yield error(about, f"{kept}: they go before they are judged", "raise retention.ms of the topic, or lower grace")
 
 
-def _judge_other(about: str, name: str, operations: tuple[AclOperation, ...], cluster: Cluster) -> Iterator[Finding]:
-    seen = cluster.topics.get(name)
+def _judge_other(about: str, name: str, operations: tuple[AclOperation, ...], topics: Mapping[str, Seen]) -> Iterator[Finding]:
+    seen = topics.get(name)
     if seen is None:
         yield error(
             about,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from stream_app.config import ClickHouseSink, Config, unsupported
-from stream_app.doctor.cluster import KAFKA, Cluster, ask, judge
+from stream_app.config.sinks import TopicSink
+from stream_app.doctor.cluster import KAFKA, Cluster, ask, ask_elsewhere, judge
 from stream_app.doctor.finding import Finding, error, ok, unknown, warning
 from stream_app.doctor.local import local
 from stream_app.doctor.tables import examine_table
@@ -41,6 +42,8 @@ async def examine(config: Config, tell: Tell) -> list[Finding]:
     for topic, keys in config.watched(names).items():
         ends = {} if cluster is None else {number: end for (name, number), end in cluster.ends.items() if name == topic}
         for name, sink in keys.sinks.items():
+            if isinstance(sink, TopicSink) and sink.kafka:
+                say(*await ask_elsewhere(f"topics.{topic}.sinks.{name}", sink))
             if isinstance(sink, ClickHouseSink):
                 say(*await examine_table(f"topics.{topic}.sinks.{name}", topic, sink, ends))
     return found

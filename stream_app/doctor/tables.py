@@ -46,6 +46,8 @@ async def _examine(about: str, sink: ClickHouseSink, table: ClickHouseTable, end
         return [_refusal(about, refused, layout, client.username)]
     found = [ok(about, f"ClickHouse {version.decode()} answers {user.decode()}")]
     facts = await table.inspect()
+    if isinstance(facts, Unknown) and "can't be reached" in facts.reason:
+        return [*found, unknown(about, facts.reason)]
     if isinstance(facts, Unknown):
         statement = facts.statement or (_grant(layout, user.decode()) if "hides it" in facts.reason else None)
         return [*found, error(about, facts.reason, "run the statement and name its table" if facts.statement else None, statement)]

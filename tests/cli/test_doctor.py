@@ -84,6 +84,18 @@ def test_kafka_that_is_away_could_not_be_asked_and_the_rest_is_told(doctor: Doct
     assert {one["about"] for one in found["findings"]} >= {"app.state_dir", "http.port", "topics.orders.sinks.warehouse"}
 
 
+def test_sinks_in_another_cluster(doctor: Doctor, kit: KafkaKit) -> None:
+    topic, copy = kit.make_topic(1), kit.make_topic(1)
+    elsewhere = {"type": "topic", "topic": copy, "quarantine": {"topic": "nowhere"}, "kafka": {"bootstrap.servers": kit.bootstrap}}
+    away = {"type": "topic", "topic": copy, "kafka": {"bootstrap.servers": "127.0.0.1:1"}}
+    ran = doctor({topic: {"sinks": {"elsewhere": elsewhere, "away": away}}})
+    assert ran.code == 1
+    about = f"topics.{topic}.sinks"
+    assert f"ok       {about}.elsewhere: {copy} is there" in ran.out.splitlines()
+    assert f"error    {about}.elsewhere: Kafka has no topic nowhere, or hides it" in ran.out.splitlines()
+    assert any(line.startswith(f"unknown  {about}.away.kafka: Kafka can't be reached") for line in ran.out.splitlines()), ran.out
+
+
 def test_faults_of_the_configuration_are_told_instead(doctor: Doctor) -> None:
     ran = doctor({"orders": {"sinks": {"a": {"type": "consumer", "grace": 7}}}})
     assert (ran.code, ran.out) == (2, "")
