@@ -17,6 +17,7 @@ from kafka_cluster import AttachedCluster, KafkaCluster
 
 from tests.support.clickhouse_kit import ClickHouse, EngineProcess
 from tests.support.kafka_kit import KafkaKit
+from tests.support.servers import lacking, not_run
 
 settings.register_profile("gapstream", deadline=None, print_blob=True, derandomize=False)
 settings.load_profile("gapstream")
@@ -49,8 +50,18 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     ]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs servers that are not there; which tests those are is said at the end of every run."""
+    without = [item for item in items if lacking(item.name)]
+    if without:
+        items[:] = [item for item in items if item not in without]
+        config.hook.pytest_deselected(items=without)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
-    """After a failure say how to repeat the run and where Kafka's log is; after success remove the log."""
+    """Say what was not run; after a failure how to repeat the run and where Kafka's log is; after success remove the log."""
+    for line in not_run():
+        terminalreporter.write_line(line)
     logs = config.stash[_LOGS]
     if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         if logs.exists():

@@ -63,7 +63,7 @@ def main() -> int:
         admin = AdminClient({"bootstrap.servers": cluster.bootstrap})
         for future in admin.create_topics([NewTopic(name, PARTITIONS, 1) for name in shapes]).values():
             future.result(30)
-        made = values(random.Random(1))  # noqa: S311 - data that can be made again, no secret
+        made = values(random.Random(1))
         for name, (shape, codec, records) in shapes.items():
             print(f"filling {name} with {records:,} records", file=sys.stderr)
             fill(cluster.bootstrap, name, PARTITIONS, records, SIZE, shape, codec, made)

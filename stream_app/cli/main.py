@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "verify": ("stream_app.cli.verify", "Compare a topic with a ClickHouse table, once, without a worker."),
     "sink": ("stream_app.cli.sink", "Forget a sink that left the configuration."),
     "observe": ("stream_app.cli.observe", "Report what a sink has received, as lines on standard input."),
+    "doctor": ("stream_app.cli.doctor", "Say what is wrong with configuration, Kafka and tables, and how to mend it."),
     "config": ("stream_app.cli.config_cmd", "Print the effective configuration, secrets masked."),
 }
 """Name to module and one line of help, so that ``gapstream --help`` imports none of them."""

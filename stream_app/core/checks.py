@@ -27,6 +27,15 @@ class Checks:
             since, _ = self.failing.get(name, (now_ms, failure))
             self.failing[name] = since, failure
 
+    def late(self, name: str, reason: str, since_ms: int) -> None:
+        """A check that was begun at ``since_ms`` has not answered yet: failing since then, unless it did before.
+
+        It is not known any more how things stand, but neither did it fail: what it answers at last counts.
+        """
+        if name not in self.failing:
+            self.failing[name] = since_ms, reason
+            self.passed.discard(name)
+
     def judge(self, known: Collection[str], unknown_after_ms: int, now_ms: int) -> bool | None:
         """Decide anew; True: the sink is unknown from now on, False: it is known again, None: it stays what it was.
 

@@ -22,8 +22,8 @@ from stream_app.kafka.records import CONTROL, SurplusError, UndecodableError
 MAX_BYTES = 64 << 20
 """Bytes of one look: about half a second of decoding."""
 TIMEOUT_S = 30.0
-FETCH_BYTES = (1 << 16, 4 << 20)
-"""Smallest and largest fetch; a batch that is larger comes whole anyway (KIP-74)."""
+FETCH_BYTES = (1 << 12, 4 << 20)
+"""Smallest and largest fetch; a larger batch comes whole anyway (KIP-74), so that for a single record little but its batch comes."""
 BYTES_PER_OFFSET = 1024
 """How much of the log is fetched for a run, by its length."""
 RETRY_S = 0.1

@@ -27,6 +27,7 @@ from stream_app.sinks.clickhouse.layout import portions
 from stream_app.sinks.clickhouse.snapshots import Beyond, Standing, beyond, observations, reach, spans, sweep_spans
 from stream_app.sinks.clickhouse.statements import SPANS_MAX
 from stream_app.sinks.clickhouse.table import CHUNKS_MAX
+from stream_app.web.times import rfc3339
 
 log = structlog.get_logger("gapstream.tables")
 
@@ -39,6 +40,8 @@ INSPECT_SECONDS = 300.0
 """Whether the table can prove what it holds is asked again after so long, and after every failure."""
 SAID_SECONDS = 30.0
 """What was handed to an owner and is not in the ledger after so long was rejected: the table is asked again all the same."""
+LATE_SECONDS = 1.0
+"""A question that takes longer than this, and than ``every``, is late: it counts as failing since it was asked."""
 UNREADABLE_TTL_KEEPS_MS = 86_400_000
 """Of a TTL of which nothing can be said it is taken that it leaves rows alone for a day."""
 TTL_MARGIN = 10
@@ -140,6 +143,11 @@ class Watch:
         if self.current:
             self.owner.note_check(self.sink.policy.name, TABLE_CHECK, failure)
 
+    def note_late(self, reason: str, since_ms: int) -> None:
+        """The check that was begun then has not answered yet."""
+        if self.current:
+            self.sink.checks.late(TABLE_CHECK, reason, since_ms)
+
 
 @dataclass(slots=True)
 class TableWatcher:
@@ -177,13 +185,13 @@ class TableWatcher:
     async def _run(self) -> None:
         loop, due = asyncio.get_running_loop(), 0.0
         while True:
-            watches = self._look_around()
+            watches = self.owned_now()
             now = loop.time()
             if watches and now >= due and all(watch.answered(self.source, now) for watch in watches):
-                due = now + await self._round(watches)
+                due = now + await self.ask(watches)
             await asyncio.sleep(TICK_SECONDS)
 
-    def _look_around(self) -> list[Watch]:
+    def owned_now(self) -> list[Watch]:
         """Partitions whose ledgers have heard all that was written before this worker owned them."""
         known, self._watches = self._watches, {}
         for owner in self.owners():
@@ -197,8 +205,10 @@ class TableWatcher:
                 self._watches[owner.partition] = watch if watch is not None and same else Watch(owner, ledger, sink)
         return list(self._watches.values())
 
-    async def _round(self, watches: Sequence[Watch]) -> float:
+    async def ask(self, watches: Sequence[Watch]) -> float:
         """Ask once; how many seconds after its beginning the next question is due."""
+        late_s = max(self.rules.every_s, LATE_SECONDS)
+        late = asyncio.get_running_loop().call_later(late_s, self._is_late, watches, self.clock_ms())
         try:
             facts = await self._inspect(watches)
             for watch in watches:
@@ -212,8 +222,17 @@ class TableWatcher:
         except Exception as error:  # a defect of ours: the sink must not look as if somebody still asked it
             log.exception("a table is asked again after a defect", topic=self.rules.topic, sink=self.rules.sink)
             return self._fail(watches, f"a defect ({type(error).__name__}: {error})")
+        finally:
+            late.cancel()
         self._failures = 0
         return self.rules.every_s
+
+    def _is_late(self, watches: Iterable[Watch], since_ms: int) -> None:
+        """Nobody knows how things stand while the server is silent, and it may be so for long before the question is given up."""
+        reason = f"ClickHouse has not answered yet what {self.table.layout.name} was asked at {rfc3339(since_ms)}: see its load and its log"
+        self.telemetry.trouble("a table is slow to answer", topic=self.rules.topic, sink=self.rules.sink, reason=reason)
+        for watch in watches:
+            watch.note_late(reason, since_ms)
 
     def _fail(self, watches: Iterable[Watch], reason: str) -> float:
         self.telemetry.trouble("a table can't be asked now", topic=self.rules.topic, sink=self.rules.sink, reason=reason)

@@ -43,7 +43,7 @@ class Telemetry:
 
     def trouble(self, what: str, **facts: object) -> None:
         """Anything else that is tried again."""
-        if self._may_say(what, *sorted((name, str(value)) for name, value in facts.items() if name in ("topic", "partition"))):
+        if self._may_say(what, *sorted((name, str(value)) for name, value in facts.items() if name in ("topic", "partition", "sink"))):
             log.warning(what, **facts)
 
     def rejected(self, topic: str, partition: int, offset: int, reason: str, detail: str) -> None:

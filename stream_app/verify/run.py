@@ -30,6 +30,10 @@ from stream_app.web.times import span
 
 PORTION_CHUNKS = 256
 """Chunks of one question to a table that answers by index: 16.8 million offsets, about two seconds."""
+LOOKS_AT_ONCE = 4
+"""Over connections of their own: single losses cost a request each, of which most is waiting."""
+LOOK_RUNS = 100
+"""Runs of one piece of what is looked at again."""
 ROWS_MANY = 10_000_000
 """Rows read without an index that are worth a word: half a second."""
 TTL_MARGIN_MS = 600_000
@@ -241,23 +245,36 @@ class Verification:
         total = sum(one.lacking.count for one in lacking)
         topics = Topics(self.settings.clients.confluent(), "verify", InternalTopics(False, -1, 1, 0, 0))
         compacted = (await topics.describe(self.question.topic)).compacted
-        async with Prober(self.settings.clients.reader()) as prober:
-            for one in lacking:
-                while one.lacking:
-                    runs = tuple(one.lacking.runs())
-                    look = await prober.look(self.question.topic, one.part.partition, one.part.topic_id, self.settings.isolation, runs)
-                    if look.upto <= runs[0][0]:
-                        raise CouldNotTell(
-                            f"{self.question.topic}/{one.part.partition} could not be read again at {runs[0][0]}: run it again"
-                        )
-                    one.looked(
-                        look,
-                        runs[0][0],
-                        compacted=compacted,
-                        tombstones_optional=self.question.tombstones_optional,
-                        kept_from_ms=self._kept_from_ms,
-                    )
+        pieces = iter([(one, first, stop) for one in lacking for first, stop in _in_pieces(one.lacking)])
+
+        async def look() -> None:
+            async with Prober(self.settings.clients.reader()) as prober:
+                for one, first, stop in pieces:
+                    await self._look(prober, one, first, stop, compacted)
                     self.progress("looking again at what lacks", total - sum(other.lacking.count for other in lacking), total)
+
+        tasks = [asyncio.create_task(look()) for _ in range(LOOKS_AT_ONCE)]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _look(self, prober: Prober, one: Difference, first: int, stop: int, compacted: bool | None) -> None:
+        """Sort out what lacks within ``[first, stop)``."""
+        while lacking := one.lacking.within(first, stop):
+            runs = tuple(lacking.runs())
+            look = await prober.look(self.question.topic, one.part.partition, one.part.topic_id, self.settings.isolation, runs)
+            if look.upto <= runs[0][0]:
+                raise CouldNotTell(f"{self.question.topic}/{one.part.partition} could not be read again at {runs[0][0]}: run it again")
+            one.looked(
+                look,
+                runs[0][0],
+                compacted=compacted,
+                tombstones_optional=self.question.tombstones_optional,
+                kept_from_ms=self._kept_from_ms,
+            )
 
     async def _ask_again(self, differences: Iterable[Difference]) -> None:
         """Ask the table once more for what is missing, when the youngest of it is ``settle`` old."""
@@ -328,6 +345,12 @@ def _another_log(table: str, partition: int, last: int, end: int) -> str:
         f"{table} has offset {last} of partition {partition}, but the log ends at {end}: its rows are of another cluster, or of a topic "
         "that was deleted and created anew; leave them out with where"
     )
+
+
+def _in_pieces(lacking: OffsetSet) -> list[tuple[int, int]]:
+    """Parts of the log that hold all of it, each with so many runs at most."""
+    runs = list(lacking.runs())
+    return [(runs[at][0], runs[min(at + LOOK_RUNS, len(runs)) - 1][1]) for at in range(0, len(runs), LOOK_RUNS)]
 
 
 def _union(sets: Iterable[OffsetSet]) -> OffsetSet:

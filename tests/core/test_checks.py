@@ -71,6 +71,33 @@ def test_a_check_that_the_sink_has_no_more_does_not_count() -> None:
     assert checks.unknown == {}
 
 
+def test_a_check_that_has_not_answered_yet_fails_since_it_was_begun() -> None:
+    checks = Checks()
+    checks.note("table", None, BASE)
+    checks.late("table", "it is silent", BASE + 1_000)
+    assert judged(checks, BASE + 1_000 + AFTER - 1) is None
+    assert judged(checks, BASE + 1_000 + AFTER) is True
+    assert checks.why() == "it is silent"
+    checks.note("table", None, BASE + 20_000)
+    assert judged(checks, BASE + 20_000) is False
+
+
+def test_a_late_check_that_fails_at_last_failed_since_it_was_begun() -> None:
+    checks = Checks()
+    checks.late("table", "it is silent", BASE)
+    checks.note("table", "given up", BASE + AFTER)
+    assert judged(checks, BASE + AFTER) is True
+    assert checks.why() == "given up"
+
+
+def test_a_check_that_failed_before_it_was_late_keeps_its_time_and_its_reason() -> None:
+    checks = Checks()
+    checks.note("table", "refused", BASE)
+    checks.late("table", "it is silent", BASE + 5_000)
+    assert judged(checks, BASE + AFTER) is True
+    assert checks.why() == "refused"
+
+
 # --- in the ledger ---
 
 

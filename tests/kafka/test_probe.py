@@ -174,7 +174,7 @@ async def test_one_offset_costs_little(cluster: FakeCluster) -> None:
     cluster.add("orders", FakeLog([batch(first, first + 9, value=b"v" * 1000) for first in range(0, 5000, 10)]))
     await look_at(cluster, (2345, 2346))
     assert len(cluster.requests(FETCH)) == 1
-    assert cluster.requests(FETCH)[0].body["MaxBytes"] == 1 << 16
+    assert cluster.requests(FETCH)[0].body["MaxBytes"] == 1 << 12
     assert len(cluster.asked) <= 5
 
 

@@ -385,6 +385,29 @@ async def test_a_slow_table_is_not_asked_twice_at_once(world: World) -> None:
     assert (await world.until_row(lambda row: row.horizon_offset == 100)).missing == 0
 
 
+async def test_a_table_that_is_silent_for_long_is_unknown_while_it_is_asked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow by 30 s: what it says at last counts, and until then nobody knows."""
+    monkeypatch.setattr(tables_module, "LATE_SECONDS", 0.02)
+    world.table.put(range(100))
+    await world.begin()
+    await world.checks(2)
+    world.table.gate = asyncio.Event()
+    asked = len(world.table.asked)
+    await until(lambda: len(world.table.asked) > asked and world.failing(), "a question that is late")
+    begun = "2023-11-14T22:13:22.000Z"  # two checks later than the clock began
+    reason = f"ClickHouse has not answered yet what default.orders was asked at {begun}: see its load and its log"
+    assert world.failing() == {"table": reason}
+    world.bench.clock.now_ms += world.bench.unknown_after_ms - 1
+    await asyncio.sleep(0.05)
+    assert world.told() == []
+    world.bench.clock.now_ms += 1
+    assert await world.until_told(1) == [("sink.unknown", reason)]
+    assert (await world.until_row(lambda row: row.unknown is not None)).missing == 0
+    world.table.gate.set()
+    assert (await world.until_told(2))[1][0] == "sink.known"
+    assert world.bench.counters.table_checks_total.get((SINK, "unknown")) is None
+
+
 async def test_the_snapshot_is_of_when_the_question_began(world: World) -> None:
     world.table.put(range(100))
     world.table.gate = asyncio.Event()

@@ -57,6 +57,12 @@ def test_other_troubles_and_other_partitions_are_said_too(telemetry: Telemetry, 
     assert len(lines) == 3
 
 
+def test_each_sink_has_its_own_trouble(telemetry: Telemetry, now: list[float], lines: list[Any]) -> None:
+    for sink in ("a", "b", "a"):
+        telemetry.trouble("a table can't be asked now", topic="orders", sink=sink, reason="x")
+    assert [line["sink"] for line in lines] == ["a", "b"]
+
+
 def test_brokers_that_are_away_are_one_line_for_all_partitions_of_a_topic(telemetry: Telemetry, now: list[float], lines: list[Any]) -> None:
     for partition in range(100):
         telemetry.unavailable("orders", partition, "no broker answers")

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-_PATIENCE_S = 60.0
+_PATIENCE_S = 120.0
 
 
 class ClickHouseError(Exception):

@@ -18,7 +18,9 @@ class FaultyProxy:
         """Path with parameters, and body, of every request since the last ``clear``."""
         self._upstream = urlsplit(url).netloc
         self._error: tuple[int, int, str] | None = None
+        self._forbidden: tuple[bytes, tuple[int, int, str]] | None = None
         self._cut_after: float | None = None
+        self._shortened_to: float | None = None
         self._hold: threading.Event | None = None
         self._then: Callable[[bytes], None] | None = None
         proxy = self
@@ -58,7 +60,7 @@ class FaultyProxy:
 
     def mend(self) -> None:
         """Pass everything on again; what is held goes on."""
-        self._error = self._cut_after = self._then = None
+        self._error = self._forbidden = self._cut_after = self._shortened_to = self._then = None
         if self._hold is not None:
             self._hold.set()
             self._hold = None
@@ -67,9 +69,17 @@ class FaultyProxy:
         """Answer with ClickHouse's error ``code``."""
         self._error = (status, code, message)
 
+    def forbid(self, part: bytes, status: int, code: int, message: str) -> None:
+        """Answer statements that have ``part`` with ClickHouse's error ``code``, and pass others on."""
+        self._forbidden = part, (status, code, message)
+
     def cut(self, share: float) -> None:
         """Close the connection after this share of the body, of which the whole was announced."""
         self._cut_after = share
+
+    def shorten(self, share: float) -> None:
+        """Send only this share of the body, and announce no more."""
+        self._shortened_to = share
 
     def hold(self) -> None:
         """Ask, but give no answer until ``mend``."""
@@ -84,8 +94,9 @@ class FaultyProxy:
     def handle(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
         """Ask the server, and answer as told."""
         self.asked.append((request.path, body))
-        if self._error is not None:
-            status, code, message = self._error
+        error = self._forbidden[1] if self._forbidden is not None and self._forbidden[0] in body else self._error
+        if error is not None:
+            status, code, message = error
             text = f"Code: {code}. DB::Exception: {message} (version 0.0.0.0)\n".encode()
             _send(request, status, {"X-ClickHouse-Exception-Code": str(code)}, text, len(text))
             return
@@ -100,6 +111,8 @@ class FaultyProxy:
             self._then(body)
         if self._hold is not None:
             self._hold.wait(60)
+        if self._shortened_to is not None:
+            found = found[: int(len(found) * self._shortened_to)]
         sent = len(found) if self._cut_after is None else int(len(found) * self._cut_after)
         _send(request, status, headers, found[:sent], len(found))
         if sent < len(found):

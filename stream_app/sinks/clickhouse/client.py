@@ -205,7 +205,7 @@ def describe(error: Exception, client: ClickHouseClient) -> str:
             return f"ClickHouse does not know a column ({message}): see columns and where"
         case 158 | 159 | 160 | 241 | 307 | 396:
             return f"ClickHouse gave the query up ({message}): order the table by topic, partition and offset, or allow the query more"
-        case 279 | 210 | 209 | 519 | 439 | 202:
+        case 279 | 210 | 209 | 369 | 519 | 439 | 202:
             return f"ClickHouse could not ask all of its shards, or is too busy ({message}): see its log if it lasts"
         case 164:
             return f"ClickHouse does not let {client.username} change a setting ({message}): give it a profile with readonly = 2"
@@ -225,8 +225,10 @@ def _message(error: Exception) -> str:
         return system[0]
     if "timed out" in words.lower():
         return "it did not answer in time"
-    if any(mark in words for mark in ("RemoteDisconnected", "IncompleteRead", "Connection broken")):
+    if any(mark in words for mark in ("RemoteDisconnected", "IncompleteRead", "Connection broken", "connection closed by server")):
         return "the connection broke off"
+    if type(error).__name__ == "StreamFailureError" and "DB::Exception" not in words:  # it shows what came, in ClickHouse's binary format
+        return "its answer is not whole"
     for mark in ("DB::Exception: ", "server response: "):
         words = words.rpartition(mark)[2]
     words = words.partition(" (version ")[0].partition(" (for url")[0]

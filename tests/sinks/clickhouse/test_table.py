@@ -273,7 +273,11 @@ async def test_a_failed_question_is_unknown_and_the_next_one_is_answered(proxy: 
 async def test_an_answer_that_breaks_off_is_unknown(proxy: FaultyProxy, behind: ClickHouseTable, share: float) -> None:
     await behind.inspect()
     proxy.cut(share)
-    assert "did not answer" in unknown(await behind.check([Span(0, 0, None)])).reason
+    assert "did not answer (the connection broke off)" in unknown(await behind.check([Span(0, 0, None)])).reason
+    proxy.mend()
+    proxy.shorten(share)
+    expected = "did not answer (its answer is not whole)" if share else "the answer is cut off: its last row is not there"
+    assert expected in unknown(await behind.check([Span(0, 0, None)])).reason
     proxy.mend()
     assert (await held(behind)).present.count == 100
 
