@@ -21,6 +21,7 @@ import aiokafka
 from aiokafka import ConsumerRecord
 from aiokafka.errors import ConsumerStoppedError
 from aiokafka.structs import TopicPartition
+from faust.tables.recovery import RebalanceAgain
 from faust.transport.consumer import ack_lock, notify
 from faust.transport.drivers import aiokafka as faust_aiokafka
 from faust.types import TP, ConsumerMessage, Message
@@ -198,6 +199,10 @@ class Thread(faust_aiokafka.AIOKafkaConsumerThread):
         for tp in partitions:
             self._sought(TP(tp.topic, tp.partition))
             self._told.pop(TP(tp.topic, tp.partition), None)
+        subscription = consumer._subscription.subscription
+        assignment = subscription.assignment if subscription is not None else None
+        if assignment is None or not partitions.keys() <= assignment.tps:
+            raise RebalanceAgain  # subscribed anew, and not assigned yet: recovery begins anew then, and must not end the worker now
         await super()._seek_wait(consumer, partitions)
 
     async def fetch(self, active: set[TP], seconds: float) -> Fetched:

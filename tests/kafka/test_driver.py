@@ -13,6 +13,7 @@ import aiokafka
 import pytest
 from aiokafka import ConsumerRecord
 from aiokafka.structs import TopicPartition
+from faust.tables.recovery import RebalanceAgain
 from faust.transport import consumer as faust_consumer
 from faust.transport.drivers import aiokafka as faust_aiokafka
 from faust.types import TP, Message
@@ -635,6 +636,24 @@ async def test_nothing_is_committed_between_a_subscription_and_its_assignment(be
         assert not await bench.thread._commit({LOG: 20})
     assert await bench.thread._commit({LOG: 20})
     assert asked == [{LOG: 20}]
+
+
+@pytest.mark.parametrize("assignment", [None, SimpleNamespace(tps={LOG})])
+async def test_recovery_begins_anew_where_what_it_seeks_is_not_assigned_now(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, assignment: Any
+) -> None:
+    sought: list[Mapping[TP, int]] = []
+
+    async def seek(self: Any, consumer: Any, partitions: Mapping[TP, int]) -> None:
+        sought.append(partitions)
+
+    monkeypatch.setattr(faust_aiokafka.AIOKafkaConsumerThread, "_seek_wait", seek)
+    consumer = SimpleNamespace(_subscription=SimpleNamespace(subscription=SimpleNamespace(assignment=assignment)))
+    with pytest.raises(RebalanceAgain):
+        await bench.thread._seek_wait(consumer, {TP("t-changelog", 0): 5, LOG: 0})
+    consumer._subscription.subscription.assignment = SimpleNamespace(tps={TP("t-changelog", 0), LOG})
+    await bench.thread._seek_wait(consumer, {TP("t-changelog", 0): 5, LOG: 0})
+    assert sought == [{TP("t-changelog", 0): 5, LOG: 0}]
 
 
 async def test_topics_are_not_made_by_faust(bench: Bench) -> None:
