@@ -199,8 +199,7 @@ class Thread(faust_aiokafka.AIOKafkaConsumerThread):
         for tp in partitions:
             self._sought(TP(tp.topic, tp.partition))
             self._told.pop(TP(tp.topic, tp.partition), None)
-        subscription = consumer._subscription.subscription
-        assignment = subscription.assignment if subscription is not None else None
+        assignment = _assignment(consumer)
         if assignment is None or not partitions.keys() <= assignment.tps:
             raise RebalanceAgain  # subscribed anew, and not assigned yet: recovery begins anew then, and must not end the worker now
         await super()._seek_wait(consumer, partitions)
@@ -215,8 +214,7 @@ class Thread(faust_aiokafka.AIOKafkaConsumerThread):
         fetched = Fetched(dict(records), epochs=dict(self._epochs))  # nothing awaited since the records were taken
         if not self.consumer.flow_active:
             return fetched
-        subscription = consumer._subscription.subscription
-        assignment = subscription.assignment if subscription is not None else None
+        assignment = _assignment(consumer)
         if assignment is None or not assignment.active:
             return fetched
         for tp in active:
@@ -274,8 +272,7 @@ class Thread(faust_aiokafka.AIOKafkaConsumerThread):
         return cast(GroupedAssignor, self._assignor).amiss(changelogs)
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        subscription = self._ensure_consumer()._subscription.subscription
-        if subscription is None or subscription.assignment is None:
+        if _assignment(self._ensure_consumer()) is None:
             return False  # subscribed anew, and not assigned yet: aiokafka would take a commit for a defect, and Faust would crash
         try:
             async with asyncio.timeout(COMMIT_SECONDS):
@@ -290,6 +287,12 @@ class Thread(faust_aiokafka.AIOKafkaConsumerThread):
     async def _rejoin(self) -> None:
         coordinator = self._ensure_consumer()._coordinator
         coordinator.request_rejoin()
+
+
+def _assignment(consumer: Any) -> Any:
+    """What aiokafka's consumer is assigned; None: nothing, or it is subscribed anew and not assigned yet."""
+    subscription = consumer._subscription.subscription
+    return None if subscription is None else subscription.assignment
 
 
 class Consumer(faust_aiokafka.Consumer):
