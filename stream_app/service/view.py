@@ -423,10 +423,6 @@ class StatusView:
                     if sink in (None, row.sink) and (allow is None or allow(name, row.sink)):
                         yield row
 
-    def gaps_of(self, key: RowKey) -> Sequence[Gap]:
-        """The gaps of a row, ascending, open and explained ones."""
-        return self._gaps_of(key) if key in self._gaps else []
-
     def gaps(
         self,
         now_ms: int,
@@ -453,7 +449,7 @@ class StatusView:
             wanted = topic in (None, key[0]) and partition in (None, key[1]) and sink in (None, key[2])
             if not wanted or (after is not None and key < after[:3]) or not (allow is None or allow(key[0], key[2])):
                 continue
-            gaps = self._gaps_of(key)
+            gaps = self.gaps_of(key)
             start = bisect_right(gaps, after[3:], key=_gap_order) if after is not None and key == after[:3] else 0
             for index in range(start, len(gaps)):
                 gap = gaps[index]
@@ -464,8 +460,10 @@ class StatusView:
                 found.append(_gap_json(key, gap))
         return {"gaps": found, "next": None}
 
-    def _gaps_of(self, key: RowKey) -> list[Gap]:
-        """All gaps of a row, ascending; pages that an earlier owner left over are none."""
+    def gaps_of(self, key: RowKey) -> Sequence[Gap]:
+        """All gaps of a row, ascending, open and explained ones; pages that an earlier owner left over are none."""
+        if key not in self._gaps:
+            return []
         held = self._partitions.get(key[0], {}).get(key[1])
         pages = next((row.pages for row in held.rows if row.sink == key[2]), 0) if held is not None else 0
         merged = self._merged.get(key)
