@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -36,13 +36,7 @@ class Finding:
 
     def as_json(self) -> dict[str, Any]:
         """All of it."""
-        return {
-            "level": str(self.level),
-            "about": self.about,
-            "message": self.message,
-            "mend": self.mend,
-            "statement": self.statement,
-        }
+        return asdict(self)
 
 
 def ok(about: str, message: str) -> Finding:

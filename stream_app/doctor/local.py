@@ -17,18 +17,26 @@ PORT = "http.port"
 
 def local(config: Config) -> Iterator[Finding]:
     """Whether a worker could start here, or does run."""
-    yield (folder := _folder(Path(config.app.state_dir), config.app.id))
-    yield _port(config, runs=folder.message.endswith(IN_USE))
+    folder = Path(config.app.state_dir)
+    fault = _fault(folder, config.app.id)
+    runs = fault is None and _is_locked(folder / "lock")
+    if fault is not None:
+        yield fault
+    elif runs:
+        yield ok(STATE, f"{folder} is in use: a worker runs here")
+    elif folder.exists():
+        yield ok(STATE, f"{folder} can be used")
+    else:
+        yield ok(STATE, f"{folder} is not there yet, and can be made")
+    yield _port(config, runs=runs)
 
 
-IN_USE = "is in use: a worker runs here"
-
-
-def _folder(path: Path, app_id: str) -> Finding:
+def _fault(path: Path, app_id: str) -> Finding | None:
+    """Why no worker could keep its state there; None: one could."""
     if not path.exists():
         parent = next(one for one in path.absolute().parents if one.exists())
         if os.access(parent, os.W_OK | os.X_OK):
-            return ok(STATE, f"{path} is not there yet, and can be made")
+            return None
         return error(STATE, f"{path} is not there and can't be made: {parent} can't be written", "name a folder that can be written")
     if not path.is_dir():
         return error(STATE, f"{path} is no folder", "name a folder")
@@ -38,7 +46,7 @@ def _folder(path: Path, app_id: str) -> Finding:
     found = owner.read_text().strip() if owner.exists() else app_id
     if found != app_id:
         return error(STATE, f"{path} holds the state of app id {found!r}, not of {app_id!r}", "name another folder")
-    return ok(STATE, f"{path} {IN_USE if _is_locked(path / 'lock') else 'can be used'}")
+    return None
 
 
 def _is_locked(lock: Path) -> bool:
