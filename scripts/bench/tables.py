@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scripts.bench.ground import ROOT, CannotTellError, concluded, say
-from stream_app.core.sink import Policy
+from stream_app.core.policy import Policy
 from stream_app.service.owner import PartitionOwner
 from stream_app.service.tables import Rules, TableWatcher
 from stream_app.service.telemetry import Telemetry

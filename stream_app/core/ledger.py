@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from stream_app.core import complete, stall
 from stream_app.core.codec import topic_id_text
-from stream_app.core.events import Event, EventType, pieces
+from stream_app.core.events import Event, EventType
 from stream_app.core.log import LogState
 from stream_app.core.model import (
     CHUNK,
@@ -31,9 +32,10 @@ from stream_app.core.model import (
 )
 from stream_app.core.moved import Moved
 from stream_app.core.offsets import OffsetSet
-from stream_app.core.openings import Opening
-from stream_app.core.sink import STAMPS_MAX, Policy, SinkState
+from stream_app.core.policy import Policy
+from stream_app.core.sink import SinkState
 from stream_app.core.sources import described
+from stream_app.core.telling import Telling
 
 LOG_SINK = "log"
 """The built-in sink: what the log itself lacks."""
@@ -42,8 +44,6 @@ UNCONFIGURED_MAX = 32
 LOOK_SPAN_MAX = 32 * CHUNK
 """Offsets judged in one step: bounds what one second look has to read."""
 LOOK_RUNS_MAX = 1_000
-DUPLICATES_EVERY_MS = 1_000
-"""A key tells duplicates at most this often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,6 @@ class Ledger:
     """How late a record's time may be and still count for ``complete through``."""
     retention_ms: int | None = None
     """The watched topic's retention.ms, for ``expires_at``; None: unknown or unlimited."""
-    events: list[Event] = field(default_factory=list)
-    """Told but not flushed yet."""
     read_committed: bool = True
     """Whether records count by the last stable offset; under read_uncommitted nobody tells where it is."""
     unnamed_to: int = 0
@@ -107,7 +105,10 @@ class Ledger:
     dropped: dict[str, int] = field(default_factory=dict)
     """Sinks that were forgotten after events of theirs were told -> the last sequence: whoever comes back goes on from there."""
 
+    telling: Telling = field(init=False)
+
     def __post_init__(self) -> None:
+        self.telling = Telling(self.topic, self.partition)
         for sink in self.sinks.values():
             sink.find_gaps(self.log)
         self.configure(self.policies, 0)
@@ -122,7 +123,9 @@ class Ledger:
 
     def expanded(self, now_ms: int) -> None:
         """This partition was added to a topic that is watched already."""
-        self._tell(EventType.LOG_EXPANDED, self.sinks[LOG_SINK], now_ms, reason=f"partition {self.partition} was added to the topic")
+        self.telling.tell(
+            EventType.LOG_EXPANDED, self.sinks[LOG_SINK], self.log, now_ms, reason=f"partition {self.partition} was added to the topic"
+        )
 
     def configure(self, policies: Mapping[str, Policy], now_ms: int) -> None:
         """Apply the configuration: new sinks begin, known ones change their rules, those that left it are kept apart."""
@@ -141,14 +144,14 @@ class Ledger:
         if not told:
             sink.openings.clear()
             for cause in Cause:
-                self._open(sink, cause, sink.open[cause].copy(), None, None, now_ms)
+                self._open(sink, cause, sink.open[cause].copy(), now_ms)
 
     def _leaves(self, sink: SinkState, now_ms: int) -> None:
         """Nobody is alerted of it any more: close for subscribers what is open; it stays open here, in case it comes back."""
         told = {"reason": "the sink left the configuration", "open_count": 0, "open_gaps": 0}
         for cause in Cause:
-            self._tell_of(sink.open[cause], EventType.GAP_EXPLAINED, sink, now_ms, cause=cause, **told)
-        self._tell(EventType.SINK_REMOVED, sink, now_ms, **told)
+            self.telling.tell_of(sink.open[cause], EventType.GAP_EXPLAINED, sink, self.log, now_ms, cause=cause, **told)
+        self.telling.tell(EventType.SINK_REMOVED, sink, self.log, now_ms, **told)
         sink.policy = Policy.unconfigured(sink.policy.name)
         sink.silent_ms = now_ms
 
@@ -193,7 +196,7 @@ class Ledger:
             self._open_holes(holes, now_ms)
         if read.unread:
             self._note_unread(read.unread, now_ms)
-        self._tell_of(OffsetSet(read.unreadable), EventType.LOG_UNREADABLE, self.sinks[LOG_SINK], now_ms)
+        self.telling.tell_of(OffsetSet(read.unreadable), EventType.LOG_UNREADABLE, self.sinks[LOG_SINK], self.log, now_ms)
         for sink in idle:
             sink.moved_ms = now_ms
         for sink in self.judged():
@@ -221,17 +224,17 @@ class Ledger:
         self.log.holes.update(offsets)
         sink = self.sinks[LOG_SINK]
         sink.add_open(Cause.LOG_HOLE, offsets, self.log)
-        self._open(sink, Cause.LOG_HOLE, offsets, None, None, now_ms)
+        self._open(sink, Cause.LOG_HOLE, offsets, now_ms)
 
     def _note_unread(self, unread: Runs, now_ms: int) -> None:
         offsets = OffsetSet(unread)
         for sink in self.judged():
             sink.note_unread(offsets, self.log)
-        self._tell_of(offsets, EventType.LOG_UNREAD, self.sinks[LOG_SINK], now_ms)
+        self.telling.tell_of(offsets, EventType.LOG_UNREAD, self.sinks[LOG_SINK], self.log, now_ms)
 
     def _expire(self, sink: SinkState, now_ms: int) -> None:
         gone = sink.expire_below(self.log)
-        self._tell_of(gone, EventType.GAP_EXPIRED, sink, now_ms, cause=Cause.EXPIRED)
+        self.telling.tell_of(gone, EventType.GAP_EXPIRED, sink, self.log, now_ms, cause=Cause.EXPIRED)
 
     def _forget(self) -> None:
         """Below the log's start, and below what any sink has to judge still, absent offsets need not be told apart."""
@@ -305,21 +308,21 @@ class Ledger:
 
     def _tell_moved(self, sink: SinkState, observation: Observation, moved: Moved, now_ms: int) -> None:
         for cause, offsets in moved.filled.items():
-            self._tell_of(offsets, EventType.GAP_FILLED, sink, now_ms, cause=cause)
+            self.telling.tell_of(offsets, EventType.GAP_FILLED, sink, self.log, now_ms, cause=cause)
         acknowledged = observation.status is Status.ACKNOWLEDGED
         kind = EventType.GAP_ACKNOWLEDGED if acknowledged else EventType.GAP_EXPLAINED
         reason = observation.reason if acknowledged else str(observation.status)
         for cause, offsets in moved.explained.items():
-            self._tell_of(offsets, kind, sink, now_ms, cause=cause, reason=reason, by=observation.by)
-        self._tell_of(moved.accepted, kind, sink, now_ms, reason=reason, by=observation.by)
+            self.telling.tell_of(offsets, kind, sink, self.log, now_ms, cause=cause, reason=reason, by=observation.by)
+        self.telling.tell_of(moved.accepted, kind, sink, self.log, now_ms, reason=reason, by=observation.by)
         for cause, offsets in moved.reopened.items():
-            self._open(sink, cause, offsets, None, None, now_ms, reason="acknowledgement undone", by=observation.by)
+            self._open(sink, cause, offsets, now_ms, reason="acknowledgement undone", by=observation.by)
         if moved.reopened:
             self._expire(sink, now_ms)
         if moved.claimed is not None and moved.claimed.went_back and observation.source is not None:
             who = described(observation.source)
             reason = f"{who} went back from {moved.claimed.before} to {moved.claimed.now}"
-            self._tell(EventType.SINK_REWOUND, sink, now_ms, reason=reason)
+            self.telling.tell(EventType.SINK_REWOUND, sink, self.log, now_ms, reason=reason)
 
     def doubt(self, log_end: int) -> None:
         """Reports were lost before they were read: of what lacks below the log's end, as it is now, nobody knows whether it arrived."""
@@ -395,60 +398,18 @@ class Ledger:
             return
         opened = sink.settle(stop, look, self.log)
         for cause, offsets in opened.items():
-            self._remember_times(sink, offsets, look.timestamps | look.beside)
-            self._open(sink, cause, offsets, due.passed_ms, look.timestamps, now_ms)
+            sink.remember_times(offsets, look.timestamps | look.beside)
+            self._open(sink, cause, offsets, now_ms, passed_ms=due.passed_ms, timestamps=look.timestamps)
 
-    def _remember_times(self, sink: SinkState, offsets: OffsetSet, timestamps: Mapping[int, int]) -> None:
-        for first, stop in offsets.runs():
-            for offset in (first - 1, first, stop - 1, stop):
-                if offset in timestamps and len(sink.stamps) < STAMPS_MAX:
-                    sink.stamps[offset] = timestamps[offset]
-
-    def _open(
-        self,
-        sink: SinkState,
-        cause: Cause,
-        offsets: OffsetSet,
-        passed_ms: int | None,
-        timestamps: Mapping[int, int] | None,
-        now_ms: int,
-        *,
-        reason: str | None = None,
-        by: str | None = None,
-    ) -> None:
-        for piece in pieces(offsets):
-            first, last = piece.first(), piece.last()
-            assert first is not None
-            assert last is not None
-            times = {offset: ms for offset, ms in (timestamps or {}).items() if offset in piece}
-            # The look knows the ends and the earliest of what it was asked for; of a run that was cut since, only the timeline is sure.
-            whole = times and all(start in times and stop - 1 in times for start, stop in piece.runs())
-            lowest = min(times.values()) if whole else self.log.timeline.lowest_from(first)
-            expires = None
-            if cause is Cause.NOT_RECEIVED and self.retention_ms is not None and lowest is not None:
-                expires = lowest + self.retention_ms
-            sequence = sink.sequence + 1 if sink.policy.configured else 0
-            sink.remember(Opening(sequence, cause, first, last + 1, now_ms, lowest))
-            self._tell(
-                EventType.GAP_OPENED,
-                sink,
-                now_ms,
-                cause=cause,
-                ranges=piece,
-                first_timestamp_ms=times.get(first),
-                last_timestamp_ms=times.get(last),
-                passed_at_ms=passed_ms,
-                expires_at_ms=expires,
-                reason=reason,
-                by=by,
-            )
+    def _open(self, sink: SinkState, cause: Cause, offsets: OffsetSet, now_ms: int, **facts: Any) -> None:
+        self.telling.opened(cause, offsets, sink, self.log, now_ms, retention_ms=self.retention_ms, **facts)
 
     def vanish(self, name: str, offsets: OffsetSet, now_ms: int) -> None:
         """Two agreeing snapshots of a sink lack these offsets."""
         sink = self.sinks[name]
         gone = sink.vanish(offsets, self.log)
         if gone:
-            self._open(sink, Cause.VANISHED, gone, None, None, now_ms)
+            self._open(sink, Cause.VANISHED, gone, now_ms)
 
     # --- the log lost its end, or is another one -----------------------------------------------------------------------
 
@@ -458,12 +419,14 @@ class Ledger:
         lost = OffsetSet([(offset, max(self.log.read, offset))])
         for sink in self.sinks.values():
             self._close_truncated(sink, sink.truncate(offset), now_ms, reason or "the log was truncated")
-        self._tell_of(lost, EventType.LOG_TRUNCATED, self.sinks[LOG_SINK], now_ms, reason=reason)
+        self.telling.tell_of(lost, EventType.LOG_TRUNCATED, self.sinks[LOG_SINK], self.log, now_ms, reason=reason)
         self.log.truncate(offset)
 
     def _close_truncated(self, sink: SinkState, closed: Mapping[Cause, OffsetSet], now_ms: int, reason: str) -> None:
         for cause, offsets in closed.items():
-            self._tell_of(offsets, EventType.GAP_EXPLAINED, sink, now_ms, cause=cause, reason=f"{Reason.TRUNCATED}: {reason}")
+            self.telling.tell_of(
+                offsets, EventType.GAP_EXPLAINED, sink, self.log, now_ms, cause=cause, reason=f"{Reason.TRUNCATED}: {reason}"
+            )
 
     def recreate(
         self, topic_id: bytes, ends: LogEnds, now_ms: int, *, observations_end: int, compacted: bool | None, partitions: int
@@ -479,7 +442,9 @@ class Ledger:
         self.partitions, self.reborn, self.mirrored = partitions, True, {}
         for sink in self.sinks.values():
             self._close_truncated(sink, sink.truncate(0), now_ms, "the topic was re-created")
-        self._tell(EventType.LOG_RECREATED, self.sinks[LOG_SINK], now_ms, reason=f"its id is {topic_id_text(topic_id)} now")
+        self.telling.tell(
+            EventType.LOG_RECREATED, self.sinks[LOG_SINK], self.log, now_ms, reason=f"its id is {topic_id_text(topic_id)} now"
+        )
         told = {name: (sink.sequence, sink.stalled, sink.checks, sink.silent_ms) for name, sink in self.sinks.items()}
         blocks = self.log.minutes.blocks() | self.log.minutes.told
         self.log = LogState(topic_id, origin=log_start, seen_end=log_end, start=log_start, read=log_start, end=log_end, last_stable=log_end)
@@ -503,10 +468,10 @@ class Ledger:
             if silent_ms is not None and after is not None and now_ms - silent_ms >= after:
                 self.forget(sink.policy.name)
                 continue
-            self._tell_explained_early(sink, now_ms)
-            self._tell_duplicates(sink, now_ms)
-            self._tell_stall(sink, now_ms)
-            self._tell_unknown(sink, now_ms)
+            self.telling.explained_early(sink, self.log, now_ms)
+            self.telling.duplicates(sink, self.log, now_ms)
+            self.telling.stall(sink, self.log, self.heard_ms, now_ms)
+            self.telling.checks(sink, self.log, self.unknown_after_ms, now_ms)
         for sink in self.sinks.values():
             sink.tidy(self.log)
             sink.doubled.keep(self.log.minutes)
@@ -516,85 +481,20 @@ class Ledger:
         """(record time up to which nothing of this sink is unresolved, None: to the end; whether it is known at all)."""
         return complete.bound(self.log, sink, self.lateness_ms, is_log=sink.policy.name == LOG_SINK)
 
-    def _tell_explained_early(self, sink: SinkState, now_ms: int) -> None:
-        for reason, offsets in sink.untold.items():
-            known = offsets.within(0, self.log.read)
-            if not known:
-                continue
-            offsets.remove(0, self.log.read)
-            self._tell_of(
-                self.log.without_absent(known & sink.explained[reason]), EventType.GAP_EXPLAINED, sink, now_ms, reason=str(reason)
-            )
-
-    def _tell_duplicates(self, sink: SinkState, now_ms: int) -> None:
-        if not sink.untold_duplicates:
-            return
-        last = sink.told_duplicates_ms
-        if last is not None and last <= now_ms < last + DUPLICATES_EVERY_MS:
-            return
-        self._tell_of(sink.untold_duplicates, EventType.DUPLICATE_DETECTED, sink, now_ms)
-        sink.untold_duplicates.remove(0, 2**63)
-        sink.told_duplicates_ms = now_ms
-
-    def _tell_stall(self, sink: SinkState, now_ms: int) -> None:
-        heard_ms = self.heard_ms
-        if heard_ms is not None and sink.policy.mirrored:  # copies that nobody could read don't stand still
-            heard_ms = None if sink.copied_ms is None else min(sink.copied_ms, heard_ms)
-        if heard_ms is None:
-            return
-        why = stall.why_stalled(self.log, sink, self.lag(sink) if sink.horizon is not None else None, heard_ms)
-        if why is not None and not sink.stalled:
-            self._tell(EventType.SINK_STALLED, sink, now_ms, reason=why)
-        elif sink.stalled and why is None:
-            self._tell(EventType.SINK_RESUMED, sink, now_ms)
-        sink.stalled = why is not None
-
-    def _tell_unknown(self, sink: SinkState, now_ms: int) -> None:
-        match sink.checks.judge(sink.policy.checks, self.unknown_after_ms, now_ms):
-            case True:
-                self._tell(EventType.SINK_UNKNOWN, sink, now_ms, reason=sink.checks.why())
-            case False:
-                self._tell(EventType.SINK_KNOWN, sink, now_ms)
-
     def lag(self, sink: SinkState) -> int | None:
         """Records at or above the horizon; None while there is no horizon."""
-        horizon = sink.horizon
-        if horizon is None:
-            return None
-        read = self.log.read
-        return self.log.records_within(horizon, read) + max(self.log.bound - max(read, horizon), 0)
+        return stall.lag(self.log, sink)
 
     def gaps_of(self, sink: SinkState, cause: Cause) -> list[tuple[int, int, int]]:
         """Open gaps of one cause as (first, stop, records): maximal runs, offsets without a record inside don't split."""
         return [(first, stop, sink.open[cause].count_within(first, stop)) for first, stop in sink.gaps[cause]]
 
-    def _tell_of(self, offsets: OffsetSet, kind: EventType, sink: SinkState, now_ms: int, **facts: object) -> None:
-        """The same of offsets that may be too many for one event."""
-        for piece in pieces(offsets):
-            self._tell(kind, sink, now_ms, ranges=piece, **facts)
-
-    def _tell(self, kind: EventType, sink: SinkState, now_ms: int, **facts: object) -> None:
-        if not sink.policy.configured:
-            return
-        sink.sequence += 1
-        facts.setdefault("open_count", sum(gap.count for gap in sink.open.values()))
-        facts.setdefault("open_gaps", sum(map(len, sink.gaps.values())))
-        self.events.append(
-            Event(
-                kind,
-                self.topic,
-                self.partition,
-                sink.policy.name,
-                sink.sequence,
-                now_ms,
-                horizon=sink.horizon,
-                log_start=self.log.start,
-                log_end=self.log.bound,
-                **facts,  # type: ignore[arg-type]  # the facts are fields of Event, named by the callers above
-            )
-        )
+    @property
+    def events(self) -> list[Event]:
+        """Told but not flushed yet."""
+        return self.telling.events
 
     def take_events(self) -> list[Event]:
         """The events to be written with this flush, in order; told once."""
-        events, self.events = self.events, []
+        events, self.telling.events = self.telling.events, []
         return events

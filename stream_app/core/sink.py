@@ -7,7 +7,7 @@ The moves are those of :mod:`stream_app.core.states`, as operations on sets.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from stream_app.core.checks import Checks
@@ -18,6 +18,7 @@ from stream_app.core.model import CHUNK, Cause, Look, Observation, Reason, Run, 
 from stream_app.core.moved import Moved
 from stream_app.core.offsets import END, OffsetSet, drop, take
 from stream_app.core.openings import OPENINGS_MAX, Opening, coarser
+from stream_app.core.policy import Policy
 from stream_app.core.samples import Sample, keep, passed_by_time
 from stream_app.core.snapshots import Snapshots, judged_from
 from stream_app.core.sources import Claimed, Sources
@@ -28,35 +29,6 @@ STAMPS_MAX = 10_000
 AGAIN_MAX = 8
 """How many times an offset can be observed ahead of the log reader with each time counted as a duplicate."""
 EXPLAINED = (Reason.TOMBSTONE, Reason.QUARANTINED, Reason.COMPACTED, Reason.ACKNOWLEDGED, Reason.UNOBSERVED)
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """How a sink is judged; from its configuration."""
-
-    name: str
-    configured: bool = True
-    grace_ms: int = 2_000
-    floor: int | None = None
-    """First offset that the sink answers for; None: the lowest observed before the first verdict."""
-    tombstones_optional: bool = False
-    stall_after_ms: int | None = 60_000
-    tell_duplicates: bool = True
-    group: str | None = None
-    """The consumer group whose commits are the sink's claims: then claims alone make its horizon, and records pass it when the
-    group commits past them, not by time."""
-    inferred: bool = False
-    """What the sink received is known by the commits of its group alone."""
-    mirrored: bool = False
-    """What it received is read from topics of copies, whose partitions are read side by side by several workers: nothing is missing
-    before all of them were read to an end of later than ``grace``."""
-    checks: tuple[str, ...] = ()
-    """Names of what is asked of the sink beside its observations: where one fails for long enough, the sink is unknown."""
-
-    @classmethod
-    def unconfigured(cls, name: str) -> Policy:
-        """Of a sink that reports but stands in no configuration: nobody is told anything of it."""
-        return cls(name, configured=False, stall_after_ms=None, tell_duplicates=False)
 
 
 @dataclass(slots=True)
@@ -576,6 +548,13 @@ class SinkState:
         self.openings.append(opening)
         if len(self.openings) > OPENINGS_MAX:
             self.openings = coarser(self.openings)
+
+    def remember_times(self, offsets: OffsetSet, timestamps: Mapping[int, int]) -> None:
+        """Keep the record times of the gaps' ends and of what lies beside them, as far as they are known."""
+        for first, stop in offsets.runs():
+            for offset in (first - 1, first, stop - 1, stop):
+                if offset in timestamps and len(self.stamps) < STAMPS_MAX:
+                    self.stamps[offset] = timestamps[offset]
 
     def tidy(self, log: LogState) -> None:
         """Drop openings and record times of which nothing is open any more; cut the others to what is."""

@@ -24,7 +24,15 @@ def is_idle(log: LogState, sink: SinkState, read: int) -> bool:
     return sink.stands_at is not None and not log.has_record(sink.stands_at, read)
 
 
-def why_stalled(log: LogState, sink: SinkState, lag: int | None, heard_ms: int) -> str | None:
+def lag(log: LogState, sink: SinkState) -> int | None:
+    """Records at or above the horizon; None while there is no horizon."""
+    horizon = sink.horizon
+    if horizon is None:
+        return None
+    return log.records_within(horizon, log.read) + max(log.bound - max(log.read, horizon), 0)
+
+
+def why_stalled(log: LogState, sink: SinkState, heard_ms: int) -> str | None:
     """In words, what waits for a sink that has not moved, or had nothing ahead of it, for too long; None: it is not stalled."""
     after, first, moved_ms = sink.policy.stall_after_ms, sink.stands_at, sink.moved_ms
     if after is None or first is None or not log.has_record(first, log.read):
@@ -36,4 +44,4 @@ def why_stalled(log: LogState, sink: SinkState, lag: int | None, heard_ms: int) 
     if sink.horizon is None:
         waiting = log.records_within(first, log.read)
         return f"heard of in other partitions, and {waiting} records from offset {first} on wait here"
-    return f"{lag} records ahead and the horizon has not moved"
+    return f"{lag(log, sink)} records ahead and the horizon has not moved"

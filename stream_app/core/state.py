@@ -21,8 +21,9 @@ from stream_app.core.minutes import HOUR, MINUTE_MS, MinuteRun, Minutes
 from stream_app.core.model import MAX_OFFSET, Absent, Cause, Reason
 from stream_app.core.offsets import OffsetSet
 from stream_app.core.openings import Opening
+from stream_app.core.policy import Policy
 from stream_app.core.samples import Sample
-from stream_app.core.sink import EXPLAINED, Policy, SinkState
+from stream_app.core.sink import EXPLAINED, SinkState
 from stream_app.core.snapshots import Snapshots
 from stream_app.core.sources import Sources
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from stream_app.core.model import Epochs, LogEnds, Look, Runs
-from stream_app.core.sink import Policy
+from stream_app.core.policy import Policy
 from stream_app.core.state import Changes
 from stream_app.kafka.topics import TopicConfig
 from stream_app.service.telemetry import Telemetry

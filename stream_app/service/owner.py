@@ -17,7 +17,7 @@ import structlog
 from stream_app.core import events, report
 from stream_app.core.ledger import Candidates, Ledger
 from stream_app.core.model import Drop, LogEnds, LogRead, Look, Observation, ObservationRead, Row
-from stream_app.core.sink import Policy
+from stream_app.core.policy import Policy
 from stream_app.core.state import Changes, StateCodec, StateError
 from stream_app.kafka.driver import Bundle
 from stream_app.kafka.names import TopicNames

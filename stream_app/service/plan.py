@@ -13,7 +13,7 @@ from stream_app.config.sinks import SourceHeaders as ConfiguredHeaders
 from stream_app.config.sinks import TopicSink
 from stream_app.config.tables import client_of, layout_of_sink
 from stream_app.core.model import Status
-from stream_app.core.sink import Policy
+from stream_app.core.policy import Policy
 from stream_app.core.snapshots import TABLE_CHECK
 from stream_app.kafka.clients import KafkaClients
 from stream_app.kafka.connection import KafkaSettings

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import structlog
 
 from stream_app.core.events import Event
-from stream_app.core.sink import Policy
+from stream_app.core.policy import Policy
 from stream_app.service.metrics import Counters
 
 log = structlog.get_logger("gapstream")

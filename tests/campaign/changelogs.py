@@ -9,7 +9,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from stream_app.core.ledger import Ledger
-from stream_app.core.sink import Policy
+from stream_app.core.policy import Policy
 from stream_app.core.state import StateCodec
 from tests.support.dump_log import Where
 from tests.support.kafka_kit import KafkaKit

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from stream_app.core.model import DOUBLED_MAX, Observation, Run
-from stream_app.core.sink import Policy
+from stream_app.core.policy import Policy
 from stream_app.core.states import State
 from tests.core.naive_snapshots import Horizon, NaiveSnapshots
 

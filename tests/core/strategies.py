@@ -17,7 +17,8 @@ from stream_app.core.gaps import Gaps
 from stream_app.core.ledger import Candidates, Ledger
 from stream_app.core.model import Absent, Cause, LogEnds, LogRead, Look, Observation, ObservationRead, Reason, Run, Status
 from stream_app.core.offsets import OffsetSet
-from stream_app.core.sink import Policy, SinkState
+from stream_app.core.policy import Policy
+from stream_app.core.sink import SinkState
 from stream_app.core.states import State
 from tests.core.naive import runs_of
 

@@ -19,7 +19,8 @@ from stream_app.core.events import Event, as_json
 from stream_app.core.ledger import LOG_SINK, Candidates, Ledger
 from stream_app.core.model import CHUNK, DOUBLED_MAX, Cause, Drop, LogEnds, Look, Observation, ObservationRead, Snapshot, Status, Timed
 from stream_app.core.offsets import OffsetSet
-from stream_app.core.sink import Policy, SinkState
+from stream_app.core.policy import Policy
+from stream_app.core.sink import SinkState
 from stream_app.core.snapshots import is_news
 from stream_app.core.state import StateCodec
 from stream_app.core.states import State
@@ -371,7 +372,7 @@ class Both:
         loaded = self.codec.load("t", self.stored.items(), self.naive.policies, self.now)
         assert loaded is not None
         assert plain(loaded) == {**plain(self.ledger), "policies": plain(self.naive.policies)}
-        loaded.events, loaded.epoch = self.ledger.events, self.ledger.epoch
+        loaded.telling, loaded.epoch = self.ledger.telling, self.ledger.epoch
         self.ledger = loaded
         self.ledger.begin(self.now)
         self.naive.begin(self.now)

@@ -12,8 +12,9 @@ from stream_app.core.log import LogState
 from stream_app.core.model import Absent, Cause, Observation, Status
 from stream_app.core.offsets import OffsetSet
 from stream_app.core.openings import OPENINGS_MAX, Opening
+from stream_app.core.policy import Policy
 from stream_app.core.samples import SAMPLES_MAX
-from stream_app.core.sink import Policy, SinkState
+from stream_app.core.sink import SinkState
 from stream_app.core.sources import SOURCES_MAX
 from tests.core.naive import runs_of
 from tests.core.strategies import GRACE, SKEW, TOPIC_ID, Rig, expand, policy

@@ -8,7 +8,7 @@ import pytest
 
 from stream_app.core import report
 from stream_app.core.model import Row
-from stream_app.core.sink import Policy
+from stream_app.core.policy import Policy
 from tests.core.strategies import OTHER_ID, Rig, policy
 
 AFTER = 60_000

@@ -14,7 +14,7 @@ from stream_app.core.ledger import Ledger
 from stream_app.core.minutes import HOUR, KEPT_MINUTES
 from stream_app.core.model import Absent, Cause, Look, Snapshot, Status, Timed
 from stream_app.core.offsets import OffsetSet
-from stream_app.core.sink import Policy
+from stream_app.core.policy import Policy
 from stream_app.core.state import (
     VERSION,
     Changes,

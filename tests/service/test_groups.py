@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from stream_app.core.model import Row
-from stream_app.core.sink import Policy
+from stream_app.core.policy import Policy
 from stream_app.kafka.failures import KafkaError, UnreachableError
 from stream_app.service import groups as groups_module
 from stream_app.service import owner as owner_module

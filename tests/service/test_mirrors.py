@@ -8,7 +8,7 @@ import structlog
 
 from stream_app.core.ledger import Ledger
 from stream_app.core.model import LogEnds, Observation, ObservationRead, Status
-from stream_app.core.sink import Policy
+from stream_app.core.policy import Policy
 from stream_app.kafka.connection import KafkaSettings
 from stream_app.kafka.copies import Copies, CopyReader, CopyTopic, Ends, Wanted
 from stream_app.kafka.writer import OutRecord

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from stream_app.core.model import LogEnds, Look
-from stream_app.core.sink import Policy
+from stream_app.core.policy import Policy
 from stream_app.kafka.trouble import Trouble, TroubleKind
 from stream_app.kafka.writer import WriterLost
 from stream_app.service import owner as owner_module

@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from stream_app.core.model import Drop, LogEnds, Observation, StatusRecord
-from stream_app.core.sink import Policy
+from stream_app.core.policy import Policy
 from stream_app.service import owner as owner_module
 from stream_app.service.owner import PartitionOwner
 from stream_app.sinks.order import encode_drop

@@ -12,7 +12,7 @@ import yaml
 
 from stream_app.config import Config, load
 from stream_app.core.model import Status
-from stream_app.core.sink import Policy
+from stream_app.core.policy import Policy
 from stream_app.kafka.protocol import Isolation
 from stream_app.kafka.topics import InternalTopics
 from stream_app.service.plan import plan

@@ -29,7 +29,7 @@ from stream_app.core.model import (
     Timed,
     WorkerRecord,
 )
-from stream_app.core.sink import Policy
+from stream_app.core.policy import Policy
 from stream_app.kafka.writer import OutRecord
 from stream_app.service import status as status_module
 from stream_app.service.metrics import Counters

@@ -15,7 +15,7 @@ import structlog
 
 from stream_app.core.model import CHUNK, DOUBLED_MAX, LogEnds, Row
 from stream_app.core.offsets import OffsetSet
-from stream_app.core.sink import Policy
+from stream_app.core.policy import Policy
 from stream_app.kafka.writer import OutRecord
 from stream_app.service import owner as owner_module
 from stream_app.service import tables as tables_module

@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from stream_app.core.events import Event, EventType
-from stream_app.core.sink import Policy
+from stream_app.core.policy import Policy
 from stream_app.service import telemetry as telemetry_module
 from stream_app.service.metrics import Counters
 from stream_app.service.telemetry import Telemetry

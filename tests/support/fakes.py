@@ -15,7 +15,7 @@ from typing import Any, cast
 from aiokafka import ConsumerRecord
 
 from stream_app.core.model import Epochs, LogEnds, LogRead, Look, Runs
-from stream_app.core.sink import Policy
+from stream_app.core.policy import Policy
 from stream_app.core.state import Changes
 from stream_app.kafka.driver import Bundle
 from stream_app.kafka.names import TopicNames
