@@ -33,7 +33,7 @@ async def examine(config: Config, tell: Tell) -> list[Finding]:
     faults = unsupported(config)
     say(*(error(fault.path, fault.message) for fault in faults))
     if not faults:
-        say(ok("configuration", f"{len(config.topics)} entries in topics, no faults"))
+        say(ok("configuration", f"{len(config.topics)} {'entry' if len(config.topics) == 1 else 'entries'} in topics, no faults"))
     say(*local(config))
     cluster = await _ask(config, say)
     if cluster is not None:
