@@ -82,7 +82,8 @@ def _sum_up(lines: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     partitions = sum(line.get("partitions_with_gaps") or 0 for line in lines)
     sinks = sum(bool(line.get("missing")) for line in lines)
     unknown = sum(line.get("state") == "unknown" for line in lines)
-    said = "1 record is missing" if missing == 1 else f"{missing} records are missing"
+    known = " known to be" if unknown else ""
+    said = f"1 record is{known} missing" if missing == 1 else f"{missing or ('no' if unknown else 0)} records are{known} missing"
     if missing:
         said += f", in {partitions} partition{'s' if partitions != 1 else ''} of {sinks} of {len(lines)} sinks"
     if unknown:

@@ -40,7 +40,15 @@ def test_what_is_unknown_says_so_and_why(gapstream: Command, served: Served) -> 
     assert lines[1][4:] == ["0", "0 of 1", "-", "-", "0", "worker w1 is gone, last heard of at 2023-11-14T22:13:20.000Z"]
     assert lines[3][:2] == ["orders", "stray (in no file)"]
     assert lines[4] == ["orders", "warehouse", *["unknown"] * 3, "unknown of 1", *["unknown"] * 3, "never heard of"]
-    assert " 7 of 7 sinks are unknown." in gapstream("status", *served.args()).out
+    assert gapstream("status", *served.args()).out.splitlines()[-1] == (
+        "9 records are known to be missing, in 3 partitions of 3 of 7 sinks; 7 of 7 sinks are unknown."
+    )
+
+
+def test_nothing_known_is_not_nothing_missing(gapstream: Command, served: Served) -> None:
+    served.worker.view = StatusView({"orders": {"billing": "consumer"}}, 300)
+    served.worker.view.loaded = True
+    assert gapstream("status", *served.args()).out.splitlines()[-1] == "no records are known to be missing; 2 of 2 sinks are unknown."
 
 
 def test_how_long_it_can_be_replayed(gapstream: Command, served: Served) -> None:
