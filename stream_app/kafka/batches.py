@@ -35,9 +35,11 @@ from stream_app.kafka.records import (
     decode_legacy_details,
 )
 
-_HEADER = struct.Struct(">qiiBIhiqqq6xi")
-"""Base offset, length, partition leader epoch, magic, CRC, attributes, last offset delta, base and max timestamp, producer
-id, (producer epoch and base sequence are skipped,) record count."""
+_HEADER = struct.Struct(">qiiBIhiqq14xi")
+"""Base offset, length, partition leader epoch, magic, CRC, attributes, last offset delta, base and max timestamp, (producer id
+and epoch and base sequence are skipped,) record count."""
+_PRODUCER_ID = struct.Struct(">q")
+_PRODUCER_ID_AT = 43
 _BASE_AND_LENGTH = struct.Struct(">qi")
 _OVERHEAD = 12
 """Bytes of base offset and length; the length counts what follows."""
@@ -78,6 +80,13 @@ class Damage:
 
     base: int
     why: str
+
+
+def _header_at(view: memoryview, at: int) -> Batch:
+    """The v2 batch whose header, whole, is at ``at``."""
+    base, length, epoch, magic, crc, attributes, delta, base_time, max_time, count = _HEADER.unpack_from(view, at)
+    (producer,) = _PRODUCER_ID.unpack_from(view, at + _PRODUCER_ID_AT)
+    return Batch(at, at + _OVERHEAD + length, base, epoch, magic, crc, attributes, delta, base_time, max_time, producer, count)
 
 
 def add_run(runs: list[Run], first: int, stop: int) -> None:
@@ -215,51 +224,45 @@ class BatchParser:
         following, last_epoch, minutes = self.next, self.epoch, self.minutes
         low, high, edge_low, edge_high = minutes.low, minutes.high, minutes.edge_low, minutes.edge_high
         unpack = _HEADER.unpack_from
-        while budget > 0 and not self._done:
+        headers_end = end - HEADER_SIZE
+        while budget > 0:
             budget -= 1
-            if end - at < HEADER_SIZE:
-                self.next, self.epoch, minutes.low, minutes.high = following, last_epoch, low, high
-                budget -= self._tail(at)
-                at, following, last_epoch = self._at, self.next, self.epoch
-                low, high, edge_low, edge_high = minutes.low, minutes.high, minutes.edge_low, minutes.edge_high
-                continue
-            base, length, epoch, magic, crc, attributes, delta, base_time, max_time, producer, count = unpack(view, at)
-            stop = at + _OVERHEAD + length
-            if (
-                base == following
-                and count == delta + 1
-                and not attributes & odd
-                and magic == 2
-                and count > 0
-                and length > 48
-                and stop <= end
-                and base + count <= bound
-                and (not check or crc32c(view[at + _CRC_FROM : stop]) == crc)
-            ):
-                # The plain case, and the only one on most topics: every line here is paid for millions of times.
-                at, following = stop, base + count
-                if epoch != last_epoch:
-                    last_epoch = self._turned(epoch, last_epoch, base)
-                if attributes & LOG_APPEND_TIME:
-                    base_time = max_time
-                if edge_low <= base_time and max_time < edge_high:
-                    if base_time < low:
-                        low = base_time
-                    if max_time > high:
-                        high = max_time
+            if at <= headers_end:
+                base, length, epoch, magic, crc, attributes, delta, base_time, max_time, count = unpack(view, at)
+                if (
+                    base == following
+                    and count == delta + 1
+                    and not attributes & odd
+                    and magic == 2
+                    and count > 0
+                    and length > 48
+                    and (stop := at + _OVERHEAD + length) <= end
+                    and (upto := base + count) <= bound
+                    and (not check or crc32c(view[at + _CRC_FROM : stop]) == crc)
+                ):
+                    # The plain case, and the only one on most topics: every line here is paid for millions of times.
+                    if epoch != last_epoch:
+                        last_epoch = self._turned(epoch, last_epoch, base)
+                    if attributes & LOG_APPEND_TIME:
+                        base_time = max_time
+                    if edge_low <= base_time and max_time < edge_high:
+                        at, following = stop, upto
+                        if base_time < low:
+                            low = base_time
+                        if max_time > high:
+                            high = max_time
+                        continue
+                    minutes.low, minutes.high = low, high
+                    budget -= self._note_times(_header_at(view, at), base, upto)
+                    low, high, edge_low, edge_high = minutes.low, minutes.high, minutes.edge_low, minutes.edge_high
+                    at, following = stop, upto
                     continue
-                minutes.low, minutes.high = low, high
-                batch = Batch(
-                    stop - length - _OVERHEAD, stop, base, epoch, magic, crc, attributes, delta, base_time, max_time, producer, count
-                )
-                budget -= self._note_times(batch, base, following)
-                low, high, edge_low, edge_high = minutes.low, minutes.high, minutes.edge_low, minutes.edge_high
-                continue
-            self.next, self.epoch, minutes.low, minutes.high = following, last_epoch, low, high
-            batch = Batch(at, stop, base, epoch, magic, crc, attributes, delta, base_time, max_time, producer, count)
-            budget -= self._odd(batch)
+            self._at, self.next, self.epoch, minutes.low, minutes.high = at, following, last_epoch, low, high
+            budget -= self._odd(_header_at(view, at)) if at <= headers_end else self._tail(at)
             at, following, last_epoch = self._at, self.next, self.epoch
             low, high, edge_low, edge_high = minutes.low, minutes.high, minutes.edge_low, minutes.edge_high
+            if self._done:
+                break
         self._at, self.next, self.epoch, minutes.low, minutes.high = at, following, last_epoch, low, high
         if self._done or at >= end:
             self._done = True
@@ -465,8 +468,7 @@ def whole_batches(view: memoryview, start: int, end: int) -> Iterator[Batch]:
         if magic < 2:
             yield Batch(at, stop, base, -1, magic, 0, 0, 0, -1, -1, -1, 0)
         else:
-            _, _, epoch, _, crc, attributes, delta, base_time, max_time, producer, count = _HEADER.unpack_from(view, at)
-            yield Batch(at, stop, base, epoch, magic, crc, attributes, delta, base_time, max_time, producer, count)
+            yield _header_at(view, at)
         at = stop
 
 
@@ -520,5 +522,5 @@ def last_batch(view: memoryview, start: int, end: int, min_bytes: int = 0) -> tu
         last, at = at, stop
     if last < 0:
         return None
-    base, _, epoch, magic, _, _, delta, _, _, _, _ = _HEADER.unpack_from(view, last)
+    base, _, epoch, magic, _, _, delta, _, _, _ = _HEADER.unpack_from(view, last)
     return (base + delta + 1, epoch) if magic == 2 else None
