@@ -78,6 +78,8 @@ class Measured:
     with_sidecar: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     """Processor time with over without."""
+    start: list[float] = field(default_factory=list)
+    """Seconds that the first batch and its commit take longer with than without: connections are made then. No part of the rates."""
     others: list[int | None] = field(default_factory=list)
 
     def slower(self) -> Interval:
@@ -144,6 +146,7 @@ def measure(cluster: KafkaCluster, cases: Sequence[Case], pairs: int) -> list[Me
             one.bare.append(told[False]["records"] / told[False]["seconds"])
             one.with_sidecar.append(told[True]["records"] / told[True]["seconds"])
             one.cpu.append(told[True]["cpu"] / told[False]["cpu"])
+            one.start.append(told[True]["start"] - told[False]["start"])
             say(f"pair {pair + 1}, {one.case.name}: {one.bare[-1]:,.0f} records/s, with the sidecar {one.with_sidecar[-1]:,.0f}")
     return found
 
@@ -153,7 +156,7 @@ def report(found: Sequence[Measured]) -> list[bool | None]:
     verdicts: list[bool | None] = []
     print(
         f"\n{'':26} {'records/s':>11} {'slower by':>10}  {'95 % interval':>18}  {'bound':>6}"
-        f"  {'processor time, 95 %':>24}  {'others used':>11}"
+        f"  {'processor time, 95 %':>24}  {'start':>8}  {'others used':>11}"
     )
     for one in found:
         mean, low, high = one.slower()
@@ -168,7 +171,7 @@ def report(found: Sequence[Measured]) -> list[bool | None]:
         busy = f"{statistics.median(others):.0f} %" if others else "?"
         print(
             f"{one.case.name:26} {statistics.median(one.bare):11,.0f} {mean:10.1%}  {low:8.1%} to {high:6.1%}  {bound:>6}"
-            f"  {cpu:+7.1%} {low_cpu:+7.1%} to {high_cpu:+6.1%}  {busy:>11}{word}"
+            f"  {cpu:+7.1%} {low_cpu:+7.1%} to {high_cpu:+6.1%}  {statistics.median(one.start) * 1e3:+5.0f} ms  {busy:>11}{word}"
         )
     return verdicts
 
