@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pyroaring import BitMap
 
@@ -45,6 +45,23 @@ def bitmap_runs(bitmap: BitMap, base: int = 0) -> Iterator[Run]:
 def _check_range(first: int, stop: int) -> None:
     if not 0 <= first <= stop <= END:
         raise ValueError(f"[{first}, {stop}) is not a range of offsets")
+
+
+def _change(first: int, stop: int, whole: Callable[[int, int], None], part: Callable[[int, int, int], None]) -> None:
+    """Has ``whole`` change the chunks that lie in ``[first, stop)``, and ``part`` the rest of it: at most a chunk at either end."""
+    _check_range(first, stop)
+    low, high = first >> _BITS, stop >> _BITS
+    if low == high:
+        if first < stop:
+            part(low, first & _LOW, stop & _LOW)
+        return
+    if first & _LOW:
+        part(low, first & _LOW, CHUNK)
+        low += 1
+    if low < high:
+        whole(low, high)
+    if stop & _LOW:
+        part(high, 0, stop & _LOW)
 
 
 class OffsetSet:
@@ -226,35 +243,11 @@ class OffsetSet:
 
     def add(self, first: int, stop: int) -> None:
         """Adds ``[first, stop)``; ``ValueError`` unless 0 <= first <= stop <= 2**63."""
-        _check_range(first, stop)
-        low, high = first >> _BITS, stop >> _BITS
-        if low == high:
-            if first < stop:
-                self._add_part(low, first & _LOW, stop & _LOW)
-            return
-        if first & _LOW:
-            self._add_part(low, first & _LOW, CHUNK)
-            low += 1
-        if low < high:
-            self._fill(low, high)
-        if stop & _LOW:
-            self._add_part(high, 0, stop & _LOW)
+        _change(first, stop, self._fill, self._add_part)
 
     def remove(self, first: int, stop: int) -> None:
         """Removes ``[first, stop)``; ``ValueError`` unless 0 <= first <= stop <= 2**63."""
-        _check_range(first, stop)
-        low, high = first >> _BITS, stop >> _BITS
-        if low == high:
-            if first < stop:
-                self._remove_part(low, first & _LOW, stop & _LOW)
-            return
-        if first & _LOW:
-            self._remove_part(low, first & _LOW, CHUNK)
-            low += 1
-        if low < high:
-            self._clear(low, high)
-        if stop & _LOW:
-            self._remove_part(high, 0, stop & _LOW)
+        _change(first, stop, self._clear, self._remove_part)
 
     def add_many(self, offsets: Sequence[int] | array[int]) -> None:
         """Adds single offsets, in any order; ``ValueError`` if one is no offset, and nothing is added then."""

@@ -13,7 +13,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from kafka_cluster import KafkaCluster
 
 from gapstream_sidecar import Sidecar
+from tests.campaign.verdicts import runs
 from tests.support.rig import Alerts, Rig, Worker, eventually, listed
 
 SINK = "billing"
@@ -50,20 +50,6 @@ class Truth:
             if offset not in truth.skipped[partition]:
                 truth.repeated[partition].add(offset)
         return truth
-
-
-def runs(offsets: list[int]) -> Iterator[tuple[int, int]]:
-    """Closed runs of ascending offsets."""
-    first = last = None
-    for offset in offsets:
-        if last is not None and offset == last + 1:
-            last = offset
-            continue
-        if first is not None and last is not None:
-            yield first, last
-        first = last = offset
-    if first is not None and last is not None:
-        yield first, last
 
 
 def fill(bootstrap: str, topic: str, partitions: int, per_partition: int) -> None:
