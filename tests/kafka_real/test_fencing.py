@@ -15,6 +15,7 @@ import pytest
 
 from stream_app.kafka.writer import FencedWriter, OutRecord, WriterLost
 from tests.campaign import spine
+from tests.campaign.verdicts import runs
 from tests.support.kafka_kit import KafkaKit
 from tests.support.observer import Observer
 from tests.support.rig import Rig, Worker, eventually, listed
@@ -126,7 +127,7 @@ class Load:
                 offsets = pair.kit.produce(pair.topic, partition, 100)
                 lost = {offset for offset in offsets[:-1] if rng.random() < 0.05}
                 pair.written[partition] += len(offsets)
-                observer.say(pair.topic, partition, spine.runs([offset for offset in offsets if offset not in lost]))
+                observer.say(pair.topic, partition, runs([offset for offset in offsets if offset not in lost]))
                 pair.lost[partition] |= lost
             observer.flush()
 

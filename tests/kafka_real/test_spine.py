@@ -18,6 +18,7 @@ from kafka_cluster import KafkaCluster
 from gapstream_sidecar import Sidecar
 from tests.campaign import spine
 from tests.campaign.spine import SINK, Truth
+from tests.campaign.verdicts import runs
 from tests.support.kafka_kit import KafkaKit
 from tests.support.rig import Rig, Worker, eventually, listed
 
@@ -82,7 +83,7 @@ class Run:
     def report_late(self) -> None:
         """What was lost arrives after all."""
         for partition, offsets in self.truth.skipped.items():
-            for first, last in spine.runs(sorted(offsets)):
+            for first, last in runs(sorted(offsets)):
                 self.sidecar.received(self.topic, partition, first, last)
         assert self.sidecar.flush(30)
         self.truth = Truth({partition: set() for partition in self.truth.skipped}, self.truth.repeated)
