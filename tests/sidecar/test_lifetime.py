@@ -63,6 +63,63 @@ def test_what_the_parent_was_handed_is_the_parents_to_report() -> None:
     assert all(one[0] != child and one[1] != source for one in parents)
 
 
+def test_a_transaction_under_way_is_the_parents_to_commit() -> None:
+    said = told("""
+        from confluent_kafka import TopicPartition
+        from tests.sidecar.fakes import FakeGroup, FakeTransactions
+        group = FakeGroup()
+        inside = FakeConsumer([], group=group)
+        consumer = sidecar.wrap(inside, {"group.id": "g", "enable.auto.commit": False})
+        producer = sidecar.wrap(FakeTransactions(group))
+        consumer.assign([TopicPartition("orders", 0)])
+        inside.deliver("orders", 0, 1, 2, 3)
+        consumer.consume(3, 0)
+        producer.begin_transaction()
+        producer.send_offsets_to_transaction(
+            consumer.position([TopicPartition("orders", 0)]), consumer.consumer_group_metadata(), 5.0
+        )
+        child = os.fork()
+        if child:
+            assert os.waitpid(child, 0)[1] == 0
+            producer.commit_transaction(5.0)
+        else:
+            producer.commit_transaction(5.0)  # a producer does not work in a child; ours must not report for the parent
+            sidecar.received("orders", 0, 9)
+        """)
+    assert [one[3] for one in said] == [[[9, 9]], [[1, 3]]]
+
+
+def test_an_attached_application_forks_while_another_thread_acknowledges() -> None:
+    said = told("""
+        from types import SimpleNamespace
+        signal = SimpleNamespace(connect=lambda handler: None)
+        app = SimpleNamespace(
+            on_partitions_assigned=signal, on_partitions_revoked=signal, main=None,
+            sensors=SimpleNamespace(on_message_out=lambda *told: None),
+            topics=SimpleNamespace(acks_enabled_for=lambda topic: True),
+        )
+        sidecar.attach(app)
+        locked, forked = threading.Event(), threading.Event()
+        class Slow(SimpleNamespace):
+            def __setattr__(self, name, value):
+                locked.set()
+                forked.wait()
+        def event(kind, offset):
+            return kind(topic="orders", partition=0, offset=offset, headers=None)
+        other = threading.Thread(target=app.sensors.on_message_out, args=(0, 7, event(Slow, 7)))
+        other.start()
+        locked.wait()
+        child = os.fork()
+        forked.set()
+        if child:
+            other.join()
+            assert os.waitpid(child, 0)[1] == 0
+        else:
+            app.sensors.on_message_out(0, 9, event(SimpleNamespace, 9))
+        """)
+    assert [one[3] for one in said] == [[[9, 9]], [[7, 7]]]
+
+
 @pytest.mark.parametrize("made_in", ["parent", "child"])
 def test_a_process_of_multiprocessing_sends_at_its_end(made_in: str) -> None:
     said = told(f"""

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+from gapstream_sidecar import lifetime
 from gapstream_sidecar.aio import AioFollower
 from gapstream_sidecar.complaints import Complaints
 from gapstream_sidecar.follower import Terms
@@ -57,6 +58,11 @@ class Attachment:
             app.sensors.on_message_out = self._on_message_out
         app.on_partitions_assigned.connect(self._assigned)
         app.on_partitions_revoked.connect(self._revoked)
+        lifetime.forks(self)
+
+    def after_fork_in_child(self) -> None:
+        """Another thread of the parent may have held the lock."""
+        self._lock = threading.Lock()
 
     async def _assigned(self, _app: Any, _assigned: Any, **_: Any) -> None:
         """Before the first event of a new assignment: consumers come and go with restarts."""

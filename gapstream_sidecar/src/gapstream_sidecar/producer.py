@@ -12,6 +12,7 @@ from typing import Any
 
 from confluent_kafka import TopicPartition
 
+from gapstream_sidecar import lifetime
 from gapstream_sidecar.carried import Carried
 from gapstream_sidecar.consumer import ConsumerFollower, with_metadata
 from gapstream_sidecar.deliveries import Asked, Key
@@ -41,6 +42,11 @@ class Transaction:
         self._followers = followers
         self._fault = fault
         self._pending: dict[int, _Pending] = {}
+        lifetime.forks(self)
+
+    def after_fork_in_child(self) -> None:
+        """The transaction is the parent's to commit."""
+        self._pending = {}
 
     def send_offsets_to_transaction(self, offsets: Any, *args: Any) -> Any:
         """As ``Producer.send_offsets_to_transaction``; what the offsets cover is received once the transaction is committed."""
