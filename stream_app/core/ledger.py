@@ -397,6 +397,8 @@ class Ledger:
         if due.epoch != self.epoch or sink is None or sink.settled is None or stop <= sink.settled:
             return
         opened = sink.settle(stop, look, self.log)
+        if opened:
+            self._tell_checks(sink, now_ms)
         for cause, offsets in opened.items():
             sink.remember_times(offsets, look.timestamps | look.beside)
             self._open(sink, cause, offsets, now_ms, passed_ms=due.passed_ms, timestamps=look.timestamps)
@@ -409,7 +411,12 @@ class Ledger:
         sink = self.sinks[name]
         gone = sink.vanish(offsets, self.log)
         if gone:
+            self._tell_checks(sink, now_ms)
             self._open(sink, Cause.VANISHED, gone, now_ms)
+
+    def _tell_checks(self, sink: SinkState, now_ms: int) -> None:
+        """Before gaps are told, too: whoever subscribes must not hear of gaps of a sink that is still unknown to him."""
+        self.telling.checks(sink, self.log, self.unknown_after_ms, now_ms)
 
     # --- the log lost its end, or is another one -----------------------------------------------------------------------
 
@@ -471,7 +478,7 @@ class Ledger:
             self.telling.explained_early(sink, self.log, now_ms)
             self.telling.duplicates(sink, self.log, now_ms)
             self.telling.stall(sink, self.log, self.heard_ms, now_ms)
-            self.telling.checks(sink, self.log, self.unknown_after_ms, now_ms)
+            self._tell_checks(sink, now_ms)
         for sink in self.sinks.values():
             sink.tidy(self.log)
             sink.doubled.keep(self.log.minutes)

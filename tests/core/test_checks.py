@@ -115,6 +115,18 @@ def test_unknown_and_known_are_told_once() -> None:
     assert rig.types() == []
 
 
+def test_that_a_sink_is_known_again_is_told_before_its_gaps() -> None:
+    rig = rig_with("group")
+    rig.read("record", 10)
+    rig.ledger.note_check("s", "group", "the broker is away", rig.now)
+    rig.wait(AFTER)
+    assert rig.types() == ["sink.unknown"]
+    rig.observe((0, 4), (6, 10))
+    rig.ledger.note_check("s", "group", None, rig.now)
+    rig.verdict()
+    assert rig.types() == ["sink.known", "gap.opened"]
+
+
 def test_a_check_of_a_sink_that_is_not_there_is_ignored() -> None:
     rig = rig_with("group")
     rig.ledger.note_check("gone", "group", "away", rig.now)
