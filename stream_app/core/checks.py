@@ -27,6 +27,15 @@ class Checks:
             since, _ = self.failing.get(name, (now_ms, failure))
             self.failing[name] = since, failure
 
+    def fail_at_once(self, name: str, failure: str) -> None:
+        """A check of which it is known that it fails, so that it is not waited for."""
+        self.passed.discard(name)
+        self.failing[name] = 0, failure
+
+    def stands_open(self, name: str) -> bool:
+        """Whether it failed and did not answer since, whoever asked."""
+        return name in self.failing or (name in self.unknown and name not in self.passed)
+
     def late(self, name: str, reason: str, since_ms: int) -> None:
         """A check that was begun at ``since_ms`` has not answered yet: failing since then, unless it did before.
 

@@ -34,6 +34,7 @@ from stream_app.core.moved import Moved
 from stream_app.core.offsets import OffsetSet
 from stream_app.core.policy import Policy
 from stream_app.core.sink import SinkState
+from stream_app.core.snapshots import FORMER_CHECK
 from stream_app.core.sources import described
 from stream_app.core.telling import Telling
 
@@ -463,6 +464,9 @@ class Ledger:
         for name, (sequence, stalled, checks, silent_ms) in told.items():
             sink = self.sinks.get(name) or self._add_sink(Policy.unconfigured(name))
             sink.sequence, sink.stalled, sink.checks, sink.silent_ms = sequence, stalled, checks, silent_ms
+            if FORMER_CHECK in sink.policy.checks:
+                reason = f"{self.topic} was deleted and made anew: what {name} holds may be of the former one"
+                sink.checks.fail_at_once(FORMER_CHECK, reason)
         self.unnamed_to = observations_end
         self.doubt(log_end)
 

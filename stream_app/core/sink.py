@@ -428,7 +428,8 @@ class SinkState:
             self._note_explained(Reason.COMPACTED, take(OffsetSet(look.holes)))
         if self.policy.tombstones_optional:
             self._note_explained(Reason.TOMBSTONE, take(OffsetSet(look.tombstones)))
-        doubted = take(OffsetSet([(0, self.doubted_to)]))
+        # Reports may be lost; a snapshot says all that there is.
+        doubted = take(OffsetSet([(0, self.doubted_to if self.snapshots.last_ms is None else 0)]))
         self._note_explained(Reason.UNOBSERVED, doubted)
         self.untold[Reason.UNOBSERVED].update(doubted)
         opened[Cause.EXPIRED] = take(OffsetSet([(0, max(look.log_start, log.start))]) | OffsetSet(look.holes))

@@ -24,6 +24,8 @@ TABLE_PREFIX = "table:"
 """Begins the source of what a worker finds in a table; the worker's name follows."""
 TABLE_CHECK = "table"
 """The name of this check of a sink."""
+FORMER_CHECK = "former"
+"""Of a sink that makes snapshots: whether what it has may be of a former topic of the same name. Fails from the re-creation on."""
 
 
 @dataclass(slots=True)

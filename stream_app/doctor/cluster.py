@@ -162,6 +162,17 @@ def _ends(client: AdminClient, partitions: list[TopicPartition]) -> dict[tuple[s
     return found
 
 
+async def ends_now(config: Config, topic: str, partitions: Iterable[int]) -> dict[int, int]:
+    """Where the logs of these end now; those that answer."""
+    wanted = [TopicPartition(topic, number) for number in partitions]
+    client = AdminClient(KafkaClients.checked(config.kafka).confluent())
+    try:
+        found = await asyncio.to_thread(_ends, client, wanted)
+    except KafkaException:
+        return {}
+    return {number: end for (_, number), end in found.items()}
+
+
 async def ask_elsewhere(about: str, sink: TopicSink) -> list[Finding]:
     """A sink whose topics stand in another cluster."""
     try:

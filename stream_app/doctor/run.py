@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from stream_app.config import ClickHouseSink, Config, unsupported
 from stream_app.config.sinks import TopicSink
-from stream_app.doctor.cluster import KAFKA, Cluster, ask, ask_elsewhere, judge
+from stream_app.doctor.cluster import KAFKA, Cluster, ask, ask_elsewhere, ends_now, judge
 from stream_app.doctor.finding import Finding, error, ok, unknown, warning
 from stream_app.doctor.local import local
 from stream_app.doctor.tables import examine_table
@@ -45,7 +46,7 @@ async def examine(config: Config, tell: Tell) -> list[Finding]:
             if isinstance(sink, TopicSink) and sink.kafka:
                 say(*await ask_elsewhere(f"topics.{topic}.sinks.{name}", sink))
             if isinstance(sink, ClickHouseSink):
-                say(*await examine_table(f"topics.{topic}.sinks.{name}", topic, sink, ends))
+                say(*await examine_table(f"topics.{topic}.sinks.{name}", topic, sink, ends, partial(ends_now, config, topic, ends)))
     return found
 
 

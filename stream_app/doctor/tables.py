@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 from stream_app.config.sinks import ClickHouseSink
 from stream_app.config.tables import client_of, layout_of_sink
@@ -26,19 +26,21 @@ _GRANT = re.compile(r"grant (SELECT(?:\([^)]*\))?) ON ([\w`]+\.[\w`*]+)")
 
 Ends = Mapping[int, int]
 """One past the last offset of each partition; empty: Kafka did not tell."""
+EndsNow = Callable[[], Awaitable[Ends]]
+"""Asks once more."""
 
 
-async def examine_table(about: str, topic: str, sink: ClickHouseSink, ends: Ends) -> list[Finding]:
+async def examine_table(about: str, topic: str, sink: ClickHouseSink, ends: Ends, ends_now: EndsNow) -> list[Finding]:
     """Everything that can be told of it, in the order in which it has to be mended; what hangs on what is wrong is not asked."""
     client, layout = client_of(sink, sink.url, QUERY_S), layout_of_sink(sink)
     table = ClickHouseTable(client, layout, topic)
     try:
-        return await _examine(about, sink, table, ends)
+        return await _examine(about, sink, table, ends, ends_now)
     finally:
         await client.close()
 
 
-async def _examine(about: str, sink: ClickHouseSink, table: ClickHouseTable, ends: Ends) -> list[Finding]:
+async def _examine(about: str, sink: ClickHouseSink, table: ClickHouseTable, ends: Ends, ends_now: EndsNow) -> list[Finding]:
     client, layout = table.client, table.layout
     try:
         ((version, user),) = (await client.query("SELECT version(), currentUser()")).rows
@@ -65,8 +67,8 @@ async def _examine(about: str, sink: ClickHouseSink, table: ClickHouseTable, end
     found += _judge_retention(about, sink, facts)
     index = await table.index(asked)
     found.append(unknown(about, index.reason) if isinstance(index, Unknown) else _judge_index(about, layout, index))
-    if ends and isinstance(index, Index) and index.used is not False:
-        found += await _look_above(about, table, ends)
+    if ends:
+        found += await _look_above(about, table, ends, ends_now)
     return found
 
 
@@ -116,7 +118,7 @@ def _judge_retention(about: str, sink: ClickHouseSink, facts: Facts) -> Iterator
 def _judge_index(about: str, layout: Layout, index: Index) -> Finding:
     if index.used is None:
         return ok(about, f"{layout.name} is empty, or its engine does not tell how it is read")
-    read = f"{index.granules_read} of {index.granules} granules"
+    read = f"{index.granules_read} of {index.granules} granules" if index.granules else "all rows"
     if index.used:
         return ok(about, f"a check uses an index: it reads {read}")
     table = f"{quoted(layout.database)}.{quoted(layout.table)}"
@@ -132,15 +134,19 @@ def _judge_index(about: str, layout: Layout, index: Index) -> Finding:
     )
 
 
-async def _look_above(about: str, table: ClickHouseTable, ends: Ends) -> list[Finding]:
-    """Rows of another topic of the same name: a worker could judge nothing."""
+async def _look_above(about: str, table: ClickHouseTable, ends: Ends, ends_now: EndsNow) -> list[Finding]:
+    """Rows of another topic of the same name: a worker could judge nothing. What was written meanwhile is none: ends are asked again."""
     found = await table.check(Span(number, end, None) for number, end in ends.items() if table.layout.partition is not None or number == 0)
     if isinstance(found, Unknown):
         return [unknown(about, found.reason)]
     above = [(held.span.partition, last) for held in found.held if (last := held.present.last()) is not None]
+    fresh = await ends_now() if above else {}
     for partition, last in above:
-        if last - ends[partition] >= RECENT:
-            message = f"{table.layout.name} has offset {last} of partition {partition}, whose log ends at {ends[partition]}"
+        if partition not in fresh:
+            message = f"{table.layout.name} has offset {last} of partition {partition}, and where its log ends now is not to be had"
+            return [unknown(about, message)]
+        if last >= fresh[partition]:
+            message = f"{table.layout.name} has offset {last} of partition {partition}, whose log ends at {fresh[partition]}"
             return [
                 error(about, message, "leave rows of another topic, or of a former one of the same name, out: see columns.topic and where")
             ]

@@ -14,7 +14,7 @@ from stream_app.config.sinks import TopicSink
 from stream_app.config.tables import client_of, layout_of_sink
 from stream_app.core.model import Status
 from stream_app.core.policy import Policy
-from stream_app.core.snapshots import TABLE_CHECK
+from stream_app.core.snapshots import FORMER_CHECK, TABLE_CHECK
 from stream_app.kafka.clients import KafkaClients
 from stream_app.kafka.connection import KafkaSettings
 from stream_app.kafka.copies import CopyTopic
@@ -125,7 +125,7 @@ def _checks(sink: Sink) -> tuple[str, ...]:
     found: tuple[str, ...] = () if sink.group is None else (GROUP_CHECK,)
     if isinstance(sink, TopicSink):
         found += (COPIES_CHECK,) if sink.quarantine is None else (COPIES_CHECK, LETTERS_CHECK)
-    return found if not isinstance(sink, ClickHouseSink) else (*found, TABLE_CHECK)
+    return found if not isinstance(sink, ClickHouseSink) else (*found, TABLE_CHECK, FORMER_CHECK)
 
 
 def _topic(watched: str, topic: Topic, config: Config, clients: KafkaClients) -> TopicPlan:

@@ -18,7 +18,7 @@ from stream_app.core.ledger import Ledger
 from stream_app.core.model import Observation, Reason
 from stream_app.core.offsets import OffsetSet
 from stream_app.core.sink import SinkState
-from stream_app.core.snapshots import TABLE_CHECK, is_news
+from stream_app.core.snapshots import FORMER_CHECK, TABLE_CHECK, is_news
 from stream_app.service.context import Port, Unavailable
 from stream_app.service.owner import PartitionOwner
 from stream_app.service.telemetry import Telemetry
@@ -38,6 +38,8 @@ BACKOFF_SECONDS = 60.0
 and a server that is back is asked soon."""
 INSPECT_SECONDS = 300.0
 """Whether the table can prove what it holds is asked again after so long, and after every failure."""
+FORMER_SECONDS = 10.0
+"""After a topic was made anew, whether the table still has rows of its name is asked this often, as long as it has."""
 SAID_SECONDS = 30.0
 """What was handed to an owner and is not in the ledger after so long was rejected: the table is asked again all the same."""
 LATE_SECONDS = 1.0
@@ -99,6 +101,8 @@ class Watch:
     """Of the ledger when the table was asked last."""
     at_ms: int = 0
     """When that was, by the clock of the sink's snapshots."""
+    former_at: float = 0.0
+    """When it was asked last whether the table has rows that may be of a former topic."""
 
     @property
     def partition(self) -> int:
@@ -138,10 +142,15 @@ class Watch:
             sequence=max(self.said, sink.sources.sequences.get(source, -1)) + 1,
         )
 
-    def note(self, failure: str | None) -> None:
+    @property
+    def doubtful(self) -> bool:
+        """Whether rows may be of a former topic of the same name."""
+        return self.sink.checks.stands_open(FORMER_CHECK)
+
+    def note(self, failure: str | None, check: str = TABLE_CHECK) -> None:
         """The check answered, or why it did not."""
         if self.current:
-            self.owner.note_check(self.sink.policy.name, TABLE_CHECK, failure)
+            self.owner.note_check(self.sink.policy.name, check, failure)
 
     def note_late(self, reason: str, since_ms: int) -> None:
         """The check that was begun then has not answered yet."""
@@ -213,6 +222,8 @@ class TableWatcher:
             facts = await self._inspect(watches)
             for watch in watches:
                 await self._note_ttl(watch, facts)
+            await self._look_for_former(watches)
+            watches = [watch for watch in watches if not watch.doubtful]
             await self._check(watches, self._spans(watches))
             await self._go_on_sweeping(watches, facts)
         except _Failed as failure:
@@ -275,6 +286,31 @@ class TableWatcher:
         """First offset whose record is not older; the log's end where there is none."""
         found = await self.port.offset_at(self.rules.topic, watch.partition, f"@{max(time_ms, 0)}")
         return watch.ledger.log.end if found is None else found
+
+    async def _look_for_former(self, watches: Iterable[Watch]) -> None:
+        """Of a topic that was made anew nothing is compared before the table was seen without rows of it: they don't say of which one."""
+        now = asyncio.get_running_loop().time()
+        asked = {watch.partition: watch for watch in watches if watch.doubtful and now - watch.former_at >= FORMER_SECONDS}
+        if not asked:
+            return
+        edges = await self.table.edges(asked)
+        if isinstance(edges, Unknown):
+            raise _Failed(edges.reason)
+        for number, watch in asked.items():
+            watch.former_at = now
+            reason = None if number not in edges else self._of_former(number, *edges[number])
+            watch.note(reason, FORMER_CHECK)
+            if reason is not None:
+                said = "a table may hold rows of a former topic"
+                self.telemetry.trouble(said, topic=self.rules.topic, sink=self.rules.sink, reason=reason)
+
+    def _of_former(self, partition: int, first: int, stop: int) -> str:
+        topic, sink = self.rules.topic, self.rules.sink
+        return (
+            f"{topic} was deleted and made anew, and {self.table.layout.name} has rows of its partition {partition} (offsets {first} to"
+            f" {stop - 1}), which don't say of which of the two: delete them and load those of the new one again; or, if all of them"
+            f" are of the new one, take the sink out of the configuration, run gapstream sink drop {topic} {sink}, and bring it back"
+        )
 
     def _spans(self, watches: Iterable[Watch]) -> list[Span]:
         return spans(self._standings(watches).values())

@@ -140,6 +140,8 @@ class Verification:
         edges = (self.question.start, self.question.until)
         if len(wanted) > 1 and any(edge is not None and edge.offset is not None for edge in edges):
             raise UsageError(f"{topic} has {len(wanted)} partitions: with offsets say which by --partition, or give times")
+        if _is_reversed(*edges):
+            raise UsageError("--from is not below --until, so that there is nothing between them: --until is exclusive")
         return len(have), wanted
 
     async def _parts(self, ends: Mapping[int, LogEnds]) -> dict[int, Part]:
@@ -147,11 +149,12 @@ class Verification:
         if self.question.start is None and self.question.floor_first:
             lowest = _known(await self.table.edges(ends))
         topics = Topics(self.settings.clients.confluent(), "verify", InternalTopics(False, -1, 1, 0, 0))
-        parts = {}
+        parts, gone = {}, []
         for number, end in ends.items():
             bound = end.last_stable if self.settings.isolation is Isolation.READ_COMMITTED else end.high_watermark
             first = await self._offset(topics, number, self.question.start, end.log_start, bound)
-            stop = await self._offset(topics, number, self.question.until, bound, bound)
+            stop = min(await self._offset(topics, number, self.question.until, bound, bound), bound)
+            wanted = first < stop
             if number in lowest and lowest[number][0] > first:
                 first = lowest[number][0]
                 self._note(f"partition {number} is judged from offset {first} on, where the table begins; --from says otherwise")
@@ -163,8 +166,17 @@ class Verification:
                 if kept > first:
                     self._note(f"partition {number} is judged from offset {kept} on: the table's TTL may have removed what is older")
                     first = kept
-            parts[number] = Part.empty(number, first, min(stop, bound))
+            parts[number] = Part.empty(number, first, stop)
+            if first >= stop and bound and (wanted or self._names_offsets or end.log_start >= bound):
+                holds = f"holds offsets {end.log_start} to {bound - 1}" if end.log_start < bound else "holds nothing any more"
+                gone.append(f"partition {number} {holds}")
+        if gone and all(part.first >= part.stop for part in parts.values()):
+            raise _Undecided(Unknown(f"nothing is left of that part to be compared: {'; '.join((*gone, *self.notes))}"))
         return parts
+
+    @property
+    def _names_offsets(self) -> bool:
+        return any(edge is not None and edge.offset is not None for edge in (self.question.start, self.question.until))
 
     async def _offset(self, topics: Topics, partition: int, edge: Edge | None, default: int, bound: int) -> int:
         if edge is None:
@@ -338,6 +350,13 @@ class Verification:
             self._note(f"{where}: {one.too_old.count} records without a row are older than the table's TTL, and were not judged")
         if one.part.holes:
             self._note(f"{where}: {one.part.holes.count} offsets of the log hold nothing: compacted, or lost in Kafka itself")
+
+
+def _is_reversed(start: Edge | None, until: Edge | None) -> bool:
+    if start is None or until is None:
+        return False
+    pairs = ((start.offset, until.offset), (start.time_ms, until.time_ms))
+    return any(first is not None and stop is not None and first >= stop for first, stop in pairs)
 
 
 def _another_log(table: str, partition: int, last: int, end: int) -> str:

@@ -176,8 +176,29 @@ def test_a_part_by_time(bench: Bench) -> None:
     (gap,) = found["missing"]
     assert (gap["partition"], gap["first_offset"], gap["last_offset"]) == (1, 10, 10)
     assert gap["first_timestamp"] is not None
+    turned = bench.verify(topic, "--from", "-3h", "--until", "-5h")
+    assert (turned.code, "--from is not below --until" in turned.err) == (2, True)
     nothing = bench.verify(topic, "--from", "-1m")
     assert (nothing.code, nothing.out.splitlines()[-1]) == (0, f"there is no record of {topic} in that part: nothing was compared")
+
+
+def test_where_nothing_is_left_to_be_compared_nothing_is_known(bench: Bench) -> None:
+    topic = bench.kit.make_topic(1)
+    bench.table()
+    assert bench.verify(topic).code == 0, "an empty topic lacks nothing"
+    bench.produce(topic, 100)
+    bench.put(topic, range(100))
+    beyond = answer(bench.verify(topic, "--json", "--partition", "0", "--from", "1000"), 3)
+    assert beyond["result"] == "unknown"
+    assert "partition 0 holds offsets 0 to 99" in beyond["reason"]
+    bench.kit.delete_records(topic, 0, 60)
+    below = answer(bench.verify(topic, "--json", "--partition", "0", "--from", "5", "--until", "20"), 3)
+    assert "partition 0 holds offsets 60 to 99" in below["reason"]
+    assert bench.verify(topic, "--partition", "0", "--until", "20").code == 3
+    assert bench.verify(topic).code == 0
+    bench.kit.delete_records(topic, 0, 100)
+    gone = bench.verify(topic)
+    assert (gone.code, "partition 0 holds nothing any more" in gone.err) == (3, True)
 
 
 def test_a_table_without_an_index_is_read_whole_and_that_is_said(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,6 +244,14 @@ def test_what_the_ttl_removed_is_not_missing(bench: Bench) -> None:
 
 
 # --- time ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_what_the_ttl_may_have_removed_whole_is_unknown(bench: Bench) -> None:
+    topic = bench.kit.make_topic(1)
+    bench.table("ENGINE = MergeTree ORDER BY (__topic, __partition, __offset) TTL toDateTime(__timestamp) + INTERVAL 30 MINUTE")
+    bench.produce(topic, 110, hours_ago=2)
+    ran = bench.verify(topic)
+    assert (ran.code, "the table's TTL may have removed what is older" in ran.err) == (3, True)
 
 
 def test_what_arrives_while_it_is_looked_for_is_not_missing(bench: Bench, proxy: FaultyProxy) -> None:

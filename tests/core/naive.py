@@ -428,7 +428,7 @@ class NaivePartition:
             return State.COMPACTED
         if found == "tombstone" and sink.policy.tombstones_optional:
             return State.TOMBSTONE
-        if offset < sink.doubted_to:
+        if offset < sink.doubted_to and sink.snapshots.last_ms is None:
             return State.UNOBSERVED
         if offset < max(saw.log_start, self.start) or found == "hole":
             return State.EXPIRED

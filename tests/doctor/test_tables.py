@@ -34,9 +34,17 @@ def fill(server: ClickHouse, rows: int = ROWS) -> None:
     server.run(f"INSERT INTO orders SELECT 'orders', 0, number, toDateTime64(1700000000 + number / 1000, 3, 'UTC') FROM numbers({rows})")
 
 
-async def examine(server: ClickHouse, ends: dict[int, int] | None = None, url: str | None = None, **keys: Any) -> list[Finding]:
+async def examine(
+    server: ClickHouse, ends: dict[int, int] | None = None, url: str | None = None, now: dict[int, int] | None = None, **keys: Any
+) -> list[Finding]:
+    """``ends``: of the logs; ``now``: when they are asked once more."""
     given = {"type": "clickhouse", "url": url or server.url, "database": server.database, "table": "orders", **keys}
-    return await examine_table(ABOUT, "orders", ClickHouseSink.model_validate(given), {0: ROWS} if ends is None else ends)
+    before = {0: ROWS} if ends is None else ends
+
+    async def ends_now() -> dict[int, int]:
+        return before if now is None else now
+
+    return await examine_table(ABOUT, "orders", ClickHouseSink.model_validate(given), before, ends_now)
 
 
 def faults(found: list[Finding]) -> list[Finding]:
@@ -173,3 +181,14 @@ async def test_rows_of_another_topic_of_the_same_name(clickhouse: ClickHouse) ->
         "error",
         f"{clickhouse.database}.orders has offset {ROWS - 1} of partition 0, whose log ends at 1000",
     )
+
+
+@pytest.mark.parametrize("key", [KEY, "MergeTree ORDER BY tuple()"])
+async def test_a_single_row_above_the_end_counts_but_not_one_that_was_written_meanwhile(clickhouse: ClickHouse, key: str) -> None:
+    create(clickhouse, key)
+    fill(clickhouse)
+    said = f"{clickhouse.database}.orders has offset {ROWS - 1} of partition 0"
+    assert f"{said}, whose log ends at {ROWS - 1}" in {one.message for one in await examine(clickhouse, {0: ROWS - 1})}
+    assert not [one for one in await examine(clickhouse, {0: ROWS - 1}, now={0: ROWS}) if said in one.message]
+    (one,) = [one for one in await examine(clickhouse, {0: ROWS - 1}, now={}) if said in one.message]
+    assert one.level == "unknown"

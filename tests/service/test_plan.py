@@ -99,7 +99,7 @@ def test_tables(load_config: LoadConfig) -> None:
     }  # fmt: skip
     made = plan(load_config(topics={"orders": {"sinks": {"warehouse": sink, "billing": {"type": "consumer"}}}}))
     assert made.topics["orders"].rules.policies["warehouse"] == Policy(
-        "warehouse", grace_ms=30_000, tombstones_optional=True, group="ch-orders", checks=("group", "table")
+        "warehouse", grace_ms=30_000, tombstones_optional=True, group="ch-orders", checks=("group", "table", "former")
     )
     (table,) = made.topics["orders"].tables
     assert table.rules == Rules("orders", "warehouse", every_s=20, sweep_s=3_600, verify_ms=86_400_000)

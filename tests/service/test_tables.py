@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise, takewhile
 from typing import Any
 
@@ -16,6 +16,7 @@ import structlog
 from stream_app.core.model import CHUNK, DOUBLED_MAX, LogEnds, Row
 from stream_app.core.offsets import OffsetSet
 from stream_app.core.policy import Policy
+from stream_app.kafka.trouble import Trouble, TroubleKind
 from stream_app.kafka.writer import OutRecord
 from stream_app.service import owner as owner_module
 from stream_app.service import tables as tables_module
@@ -30,6 +31,7 @@ from tests.support.fakes import NAMES, Bench, bundle, log_read, until
 
 GRACE = 1_000
 SINK = "warehouse"
+OTHER_ID = bytes(15) + b"\x07"
 BROKEN = "ClickHouse at c:8123 can't be reached or did not answer (it did not answer in time): see url, and whether it is up"
 
 
@@ -37,7 +39,7 @@ BROKEN = "ClickHouse at c:8123 can't be reached or did not answer (it did not an
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FLUSH_SECONDS", "RETRY_SECONDS", "PACE_SECONDS"):
         monkeypatch.setattr(owner_module, name, 0.005)
-    for name in ("TICK_SECONDS", "BACKOFF_SECONDS"):
+    for name in ("TICK_SECONDS", "BACKOFF_SECONDS", "FORMER_SECONDS"):
         monkeypatch.setattr(tables_module, name, 0.001)
 
 
@@ -116,7 +118,7 @@ class Always(dict[str, int | None]):
 
 
 def policy(**rules: Any) -> Policy:
-    return Policy(SINK, **{"grace_ms": GRACE, "stall_after_ms": None, "checks": ("table",), **rules})
+    return Policy(SINK, **{"grace_ms": GRACE, "stall_after_ms": None, "checks": ("table", "former"), **rules})
 
 
 @dataclass
@@ -535,6 +537,56 @@ async def test_whoever_takes_over_goes_on(world: World) -> None:
     assert sources[-1] == "table:other"
     times = [one["at"] for one in world.written() if one.get("at")]
     assert times == sorted(times)
+
+
+async def remade(world: World, records: int) -> None:
+    """The topic is deleted and made anew, and its log read."""
+    owner = world.bench.owners[-1]
+    world.bench.port.facts_now = replace(world.bench.port.facts_now, topic_id=OTHER_ID)
+    world.bench.port.ends_now = LogEnds(0, records, records)
+    owner.halted(Trouble(TroubleKind.RECREATED, "orders", 0, "the topic was created anew", topic_id=OTHER_ID))
+    await until(lambda: owner.ledger is not None and owner.ledger.log.topic_id == OTHER_ID, "the new topic")
+    owner.fold_log(log_read(0, records, topic_id=OTHER_ID))
+
+
+async def test_rows_of_a_former_topic_of_the_same_name_prove_nothing(world: World) -> None:
+    world.table.put(range(100))
+    await world.begin()
+    await world.checks(1)
+    await remade(world, 120)
+    row = await world.until_row(lambda row: row.unknown is not None and "offsets 0 to 99" in row.unknown)
+    assert row.unknown is not None
+    assert row.unknown.startswith("orders was deleted and made anew, and default.orders has rows of its partition 0 (offsets 0 to 99)")
+    before = len(world.written())
+    world.bench.clock.now_ms += 10 * GRACE
+    asked = world.table.edges_asked
+    await until(lambda: world.table.edges_asked > asked + 3, "questions")
+    assert len(world.written()) == before, "something was compared across the two"
+    assert [kind for kind, _ in world.told()] == ["log.recreated", "sink.unknown"]
+    world.table.rows.clear()
+    await until(lambda: not world.failing(), "the empty table")
+    world.table.put(range(20), range(23, 120))
+    await world.checks(4)
+    told = await world.until_told(4)
+    assert told[2:] == [("sink.known", None), ("gap.opened", [[20, 22]])], "of a snapshot nothing is unobserved"
+    assert (await world.until_row(lambda row: row.missing == 3)).observed == 117
+
+
+async def test_whoever_takes_over_knows_of_the_former_topic(world: World) -> None:
+    world.table.put(range(100))
+    await world.begin()
+    await world.checks(1)
+    await remade(world, 120)
+    await world.until_row(lambda row: row.unknown is not None)
+    await world.watcher.stop()
+    await world.bench.owners[-1].release()
+    world.watcher = world.make("table:other")
+    before = len(world.written())
+    await world.begin(120)
+    asked = world.table.edges_asked
+    await until(lambda: world.table.edges_asked > asked + 3, "questions")
+    assert len(world.written()) == before
+    assert "offsets 0 to 99" in world.failing()["former"]
 
 
 # --- TTL and sweeps -----------------------------------------------------------------------------------------------------
