@@ -75,6 +75,8 @@ class PartitionOwner:
         self._to_say: list[OutRecord] = []
         """To be written in their order, some with this flush, the rest with the next ones."""
         self._flushing: asyncio.Task[None] | None = None
+        self._warned_of: set[str] = set()
+        """Sinks that reported offsets without a record."""
         self._wake = asyncio.Event()
         self._flushed_at = -math.inf
         self._log_sought: tuple[int, float] | None = None
@@ -500,6 +502,19 @@ class PartitionOwner:
         if config.compacted is not None:
             ledger.retention_ms = config.retention_ms
 
+    def _warn_of_absent(self, ledger: Ledger) -> None:
+        """Whoever has rows of markers or of aborted records reads uncommitted, or something else than this log."""
+        for name, sink in ledger.sinks.items():
+            if sink.absent_observed and name not in self._warned_of:
+                self._warned_of.add(name)
+                log.warning(
+                    "a sink has what is no record: transaction markers, aborted or compacted records; see its isolation level",
+                    topic=self.topic,
+                    partition=self.partition,
+                    sink=name,
+                    offsets=sink.absent_observed,
+                )
+
     async def _flush_whole(self) -> None:
         """A flush that was begun is ended, even when the loop is cancelled: half of it can't be taken back."""
         self._flushing = asyncio.create_task(self._flush())
@@ -515,6 +530,7 @@ class PartitionOwner:
         assert ledger is not None
         started = asyncio.get_running_loop().time()
         self._flushed_at = started
+        self._warn_of_absent(ledger)
         told = ledger.take_events()
         first = self.flushed_read is None  # whoever takes over says so, even if nothing else changed
         changes = self._codec.changes(ledger, force=bool(told) or first)

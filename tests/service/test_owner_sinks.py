@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import structlog
 
-from stream_app.core.model import Drop, LogEnds, Observation, StatusRecord
+from stream_app.core.model import Absent, Drop, LogEnds, Observation, StatusRecord
 from stream_app.core.policy import Policy
 from stream_app.service import owner as owner_module
 from stream_app.service.owner import PartitionOwner
@@ -54,6 +54,22 @@ async def left(bench: Bench) -> PartitionOwner:
     assert [kind for kind, _ in told(bench)] == ["gap.opened", "gap.explained", "sink.removed"]
     assert sinks(owner) == {"log", "billing"}
     return owner
+
+
+# --- what is no record ---
+
+
+async def test_a_sink_that_has_what_is_no_record_is_warned_of_once(bench: Bench) -> None:
+    owner = await bench.begun()
+    absent = {Absent.TRANSACTION_MARKER: ((5, 6),), Absent.ABORTED: ((6, 7),)}
+    owner.fold_log(log_read(0, 10, records=((0, 5), (7, 10)), absent=absent))
+    with structlog.testing.capture_logs() as lines:
+        await owner.fold_observations(bundle(0, said(runs=[[0, 6]])))
+        await until(lambda: any("what is no record" in line["event"] for line in lines), "the warning")
+        await owner.fold_observations(bundle(1, said(runs=[[7, 9]]), said(runs=[[5, 5]])))
+        await until(lambda: next(row for row in owner.rows if row.sink == "billing").observed == 8, "the row")
+    (line,) = [line for line in lines if "what is no record" in line["event"]]
+    assert (line["log_level"], line["sink"], line["offsets"]) == ("warning", "billing", 2)
 
 
 # --- leaving ------------------------------------------------------------------------------------------------------------
