@@ -240,6 +240,30 @@ def test_t60_a_server_that_is_not_there_is_unknown_and_caught_up_with(world: Wor
     rig.close()
 
 
+def test_rows_of_a_topic_that_was_deleted_are_not_those_of_its_namesake(world: World, make_rig: Callable[..., Rig]) -> None:
+    topic = world.kit.make_topic(1)
+    world.kit.produce(topic, 0, 100)
+    world.server.run(f"CREATE TABLE remade ({TYPES}) ENGINE = MergeTree {KEY}")
+    sink = {**SINK, "url": world.server.url, "database": world.server.database, "table": "remade"}
+    rig = make_rig({topic: {"sinks": {"remade": sink}}})
+    case = Case(world.kit, rig.worker().start().ready(), world.server, topic, "remade")
+    case.insert(range(100))
+    case.until_horizon(100)
+    world.kit.delete_topics(topic)
+    world.kit.make_topic(1, name=topic)
+    world.kit.produce(topic, 0, 150)
+    case.until_unknown("has rows of its partition 0 (offsets 0 to 99)")
+    case.insert(range(100, 150))  # the others lie where the old ones do
+    time.sleep(3)  # several checks
+    assert (case.row()["state"], case.row()["observed"], case.row()["missing"]) == ("unknown", None, None)
+    world.server.run("TRUNCATE TABLE remade")
+    eventually(lambda: "made anew" not in (case.row()["reason"] or ""), "the table is seen empty")
+    case.insert(range(20), range(23, 150))
+    case.until_gaps(20, 21, 22)
+    assert [kind for kind, *_ in case.told()] == ["sink.unknown", "sink.known", "gap.opened"]
+    rig.close()
+
+
 def test_a_worker_that_is_killed_tells_nothing_twice(world: World, make_rig: Callable[..., Rig]) -> None:
     """Another application of its own: the table is asked by whoever owns the partition."""
     topic = world.kit.make_topic(1)
