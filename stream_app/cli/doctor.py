@@ -47,8 +47,12 @@ def command(config: Config, as_json: bool) -> int:
     else:
         counts = {level: sum(one.level == level for one in found) for level in ("error", "warning", "unknown")}
         print_line("", None)
-        print_line(", ".join(f"{count} {level}" for level, count in counts.items() if count) or "all is well")
+        print_line(", ".join(_counted(count, level) for level, count in counts.items() if count) or "all is well")
     return code
+
+
+def _counted(count: int, level: str) -> str:
+    return f"{count} {level}" if count == 1 or level == "unknown" else f"{count} {level}s"
 
 
 def _ignore(_: Finding) -> None:

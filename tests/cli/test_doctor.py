@@ -70,7 +70,9 @@ def test_what_is_wrong_comes_with_how_to_mend_it(doctor: Doctor, kit: KafkaKit, 
     assert lines[at + 2].endswith(f"--entity-name {observations} --add-config message.timestamp.type=LogAppendTime")
     assert any(line.startswith("warning  ") and "no index helps to find offsets" in line for line in lines)
     assert f"           ALTER TABLE `{clickhouse.database}`.`orders` MATERIALIZE INDEX gapstream_offset;" in lines
-    assert lines[-1] == "2 error, 1 warning"
+    above = f"{clickhouse.database}.orders has offset 99999 of partition 0, whose log ends at 0"
+    assert f"error    topics.{topic}.sinks.warehouse: {above}" in lines
+    assert lines[-1] == "3 errors, 1 warning"
 
 
 def test_kafka_that_is_away_could_not_be_asked_and_the_rest_is_told(doctor: Doctor, clickhouse: ClickHouse) -> None:
