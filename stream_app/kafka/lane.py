@@ -24,8 +24,6 @@ GUESS_MIN_BYTES = 1 << 16
 """A smaller answer is parsed before the next one could be asked for."""
 GUESS_MIN_BATCH = 2048
 """Looking ahead costs 0.2 us a batch: worth it where batches are large."""
-SPLIT_MIN_BYTES = 1 << 20
-"""While a smaller answer is parsed, no other is worth having under way for the partitions that it does not hold."""
 HOLD_S = 0.02
 """So long a request waits for partitions whose last answer was not taken yet."""
 HELD_WAIT_MS = 50
@@ -145,10 +143,8 @@ class Lane:
                 answers = self._match(flight, read_fetch(frame, version), version)
                 in_turn = _in_turn(flight, answers)
                 flight = self._look_ahead(connection, version, frame.view, answers)
-                for number, (ask, section) in enumerate(answers):
-                    flight = flight or self._send_others(connection, version, answers[number:])
+                for ask, section in answers:
                     await self._read(frame.view, ask, section, in_turn=ask in in_turn)
-                    await asyncio.sleep(0)  # whoever takes it now is asked for again while the rest is parsed
             finally:
                 frame.release()
 
@@ -226,19 +222,6 @@ class Lane:
         served = [ask.part.key for ask, section in answers if section.end > section.start]
         order = [*(key for key in self._parts if key not in served), *served]
         return self._send(connection, version, [guesses[key] for key in order], self._limits.max_wait_ms)
-
-    def _send_others(self, connection: Connection, version: int, unread: list[tuple[_Ask, Section]]) -> _Flight | None:
-        """Sends the next request for what is not among the sections still to be parsed, where those are large and not the most.
-
-        So partitions of small batches, which nothing can be guessed of, fall into two halves: one travels while the other is parsed.
-        """
-        if self._renew or sum(section.end - section.start for _, section in unread) < SPLIT_MIN_BYTES:
-            return None
-        now, busy = asyncio.get_running_loop().time(), {ask.part.key for ask, _ in unread}
-        asks = [ask for ask in self._askable(now) if ask.part.key not in busy]
-        if not asks or len(asks) < len(unread):
-            return None
-        return self._send(connection, version, asks, self._wait_ms(True, None, now))
 
     # -------------------------------------------------------------------------------------------------- answers
 

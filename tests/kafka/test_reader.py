@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
 from typing import Any
 
@@ -146,24 +145,6 @@ async def test_large_answers_are_read_ahead(cluster: FakeCluster) -> None:
         for partition in range(3):
             assert (await owner.read_to(2000, partition=partition)).records == ((0, 2000),)
     fetched = [pair for pair in wanted(cluster.requests(FETCH)) if pair[1] < 2000]
-    assert len(fetched) == len(set(fetched)), "something was fetched twice"
-
-
-async def test_small_batches_are_asked_for_in_two_halves(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing can be guessed: one half of the partitions travels while the other is parsed, and the end waits for nobody."""
-    monkeypatch.setattr(lane, "SPLIT_MIN_BYTES", 5_000)
-    cluster.add("orders", *(FakeLog(batches(0, 2000, value=b"v" * 100)) for _ in range(4)))
-    async with reading(cluster, partition_max_bytes=20_000) as owner:
-        for partition in range(4):
-            owner.assign("orders", partition)
-        for partition in range(4):
-            assert (await owner.read_to(2000, partition=partition)).records == ((0, 2000),)
-    asked = [wanted([one]) for one in cluster.requests(FETCH)]
-    under_way = [[partition for partition, offset in one if offset < 2000] for one in asked]
-    halves = [frozenset(one) for one in under_way if len(one) == 2]
-    assert len(halves) > len(asked) / 2, "all were asked for at once"
-    assert all(not one & following for one, following in itertools.pairwise(halves))
-    fetched = [pair for one in asked for pair in one if pair[1] < 2000]
     assert len(fetched) == len(set(fetched)), "something was fetched twice"
 
 
