@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import IllegalOperation, KafkaError
 
 TRANSACTION_TIMEOUT_MS = 20_000
 """A worker that dies inside a flush holds up readers of the alerts and status topics for so long at most; a successor ends
 the transaction at once."""
 START_SECONDS = 30.0
 STOP_SECONDS = 3.0
+_LOST = (KafkaError, IllegalOperation, OSError, ValueError, AssertionError)
+"""How aiokafka fails: fenced between two sends it calls the second an IllegalOperation, which is no KafkaError; fenced before
+the commit, the step is an assertion. TimeoutError is an OSError."""
 
 
 class WriterLost(Exception):
@@ -54,7 +57,7 @@ class FencedWriter:
                 await self._producer.start()
                 await self._producer.begin_transaction()  # waits for the producer id, which is what fences
                 await self._producer.abort_transaction()
-        except (KafkaError, OSError) as exc:  # TimeoutError is an OSError
+        except _LOST as exc:
             raise WriterLost(f"no transactional producer could be started: {str(exc) or type(exc).__name__}") from exc
 
     async def write(self, records: Sequence[OutRecord], offset_of: str) -> int | None:
@@ -62,7 +65,7 @@ class FencedWriter:
         try:
             async with asyncio.timeout(TRANSACTION_TIMEOUT_MS / 1000):
                 return await self._write(records, offset_of)
-        except (KafkaError, TimeoutError, ValueError, AssertionError) as exc:
+        except _LOST as exc:
             raise WriterLost(f"{type(exc).__name__}: {exc}") from exc
 
     async def _write(self, records: Sequence[OutRecord], offset_of: str) -> int | None:

@@ -257,3 +257,20 @@ async def test_a_write_that_fails_half_way_leaves_nothing(shared_kit: KafkaKit) 
         await writer.stop()
         await heir.stop()
     assert [message.key() for message in shared_kit.read(topic)] == [b"whole"]
+
+
+async def test_a_writer_that_is_fenced_between_two_sends_is_lost(shared_kit: KafkaKit) -> None:
+    """The second record is for a topic that the client must ask for first: by then it knows that it was replaced."""
+    topic = shared_kit.make_topic(1)
+    connection, name = {"bootstrap_servers": shared_kit.bootstrap}, f"writer-{uuid.uuid4().hex[:8]}"
+    first, second = FencedWriter(connection, name), FencedWriter(connection, name)
+    try:
+        await first.start()
+        assert await first.write(records(topic, b"a"), topic) == 0
+        await second.start()
+        unheard_of = [record for _ in range(5) for record in records(shared_kit.make_topic(1), b"stale")]
+        with pytest.raises(WriterLost):
+            await first.write([*records(topic, b"stale"), *unheard_of], topic)
+    finally:
+        await first.stop()
+        await second.stop()
