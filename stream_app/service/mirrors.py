@@ -111,13 +111,35 @@ class Mirrors:
                 if copies is None:
                     continue
                 facts = facts or await port.facts(names.watched)
-                said = _said(names.watched, mirror, source, sequence, copies)
+                gathered = await self._gather(mirror, copies, facts)
+                said = observations(gathered, mirror.sink, mirror.status, mirror.reason, source, sequence)
                 if copies.lost:
                     said += await _unobserved(port, names.watched, facts, mirror, source, sequence + len(said))
                 if any(facts.observed_partitions <= where < facts.partitions for where, _ in said):
                     continue  # the topic grows: its observations follow, and then it is read again from here
                 out += [_record(names, where, one) for where, one in said if where < facts.partitions]
                 ledger.mirrored[key] = (copies.next, sequence + len(said), copies.topic_id)
+
+    async def _gather(self, mirror: Mirror, copies: Copies, facts: TopicFacts) -> Gathered:
+        """What the copies say, apart from what can't be so: a header that is wrong must not take others along when it is rejected.
+
+        A copy is of a record that could be read, so its source lies below the high watermark that is asked for afterwards.
+        """
+        topic, gathered = self._names.watched, Gathered()
+        gathered.add(copies.sources, topic)
+        for partition in [one for one in gathered.offsets if one < facts.partitions]:
+            gathered.set_apart(partition, (await self._context.port.ends(topic, partition)).high_watermark)
+        nowhere = sum(level.count for one, levels in gathered.offsets.items() if one >= facts.partitions for level in levels)
+        self._note_useless(mirror, nowhere, gathered.unknown)
+        return gathered
+
+    def _note_useless(self, mirror: Mirror, nowhere: int, unknown: int) -> None:
+        """Copies that say nothing of the watched topic that could be used; those of other topics are none of its business."""
+        trouble, topic = self._context.telemetry.trouble, mirror.reader.where.topic
+        if nowhere:
+            trouble("copies are of partitions that are not there", topic=topic, sink=mirror.sink, records=nowhere)
+        if unknown:
+            trouble("records of a topic of copies tell no source", topic=topic, sink=mirror.sink, records=unknown)
 
     async def follow(self, ledger: Ledger) -> None:
         """Notes in the ledger up to when its copies are known, and what keeps them from being read.
@@ -174,12 +196,6 @@ def _advance(mirror: Mirror, followed: Followed, positions: Mapping[str, int]) -
             return f"partition {number} of topic {mirror.reader.where.topic} is {read} of {stop}"
     followed.at_ms, followed.awaited = followed.awaited.at_ms, None
     return None
-
-
-def _said(topic: str, mirror: Mirror, source: str, sequence: int, copies: Copies) -> list[tuple[int, Observation]]:
-    gathered = Gathered()
-    gathered.add(copies.sources, topic)
-    return observations(gathered, mirror.sink, mirror.status, mirror.reason, source, sequence)
 
 
 async def _unobserved(

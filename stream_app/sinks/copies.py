@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from stream_app.core.model import MAX_OFFSET, Observation, Status
-from stream_app.core.offsets import OffsetSet
+from stream_app.core.offsets import END, OffsetSet
 
 Header = tuple[str, bytes | str | None]
 
@@ -78,6 +78,14 @@ class Gathered:
                 self.others += 1
             else:
                 self._add(self.offsets.setdefault(source.partition, []), source.offset)
+
+    def set_apart(self, partition: int, end: int) -> None:
+        """What is said to come from ``end`` on, where the log ends, becomes observations of its own: they are rejected whole."""
+        levels = self.offsets[partition]
+        beyond = [level.within(end, END) for level in levels]
+        for level in levels:
+            level.remove(end, END)
+        self.offsets[partition] = [level for level in (*levels, *beyond) if level]
 
     @staticmethod
     def _add(levels: list[OffsetSet], offset: int) -> None:

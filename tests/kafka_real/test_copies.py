@@ -85,16 +85,21 @@ def test_a_topic_as_a_sink(mirrored: tuple[Rig, Copier, str], shared_kit: KafkaK
 
 
 def what_was_not_copied_is_missing_and_what_was_set_aside_is_explained(rig: Rig, copier: Copier, letters: str) -> None:
+    """Beside headers that can't be right: of what is not written yet, or never will be, and of a partition that is not there."""
     worker = rig.workers[0]
     for partition in range(PARTITIONS):
-        skipped = {5, 6, 50 + partition}
-        copier.copy(partition, [offset for offset in range(RECORDS) if offset not in skipped], big_endian=partition == 2)
+        skipped, wrong = {5, 6, 50 + partition}, [RECORDS, RECORDS + 1, 10**9, 10**9 + 1]
+        good = [offset for offset in range(RECORDS) if offset not in skipped]
+        copier.copy(partition, [*good[:20], *wrong, *good[20:]], big_endian=partition == 2)
         copier.dead_letter(letters, partition, 50 + partition)
+    copier.copy(PARTITIONS + 4, [0, 1])
     copier.copy(1, [10, 11])
     wanted = {(copier.topic, partition, "copy"): {5, 6} for partition in range(PARTITIONS)}
     eventually(lambda: listed(worker.get(f"/api/gaps?topic={copier.topic}")) == wanted, "what was skipped, no more")
     eventually(lambda: all(row["explained"] == {"quarantined": 1} for row in rows(worker, copier.topic).values()), "the dead letters")
     assert {partition: row["duplicates"] for partition, row in rows(worker, copier.topic).items()} == {0: 0, 1: 2, 2: 0}
+    assert 'gapstream_observations_rejected_total{reason="beyond_end"}' in worker.text("/metrics")
+    assert "copies are of partitions that are not there" in worker.log.read_text()
 
 
 def restarts_repeat_nothing_and_leave_nothing_out(rig: Rig, copier: Copier, shared_kit: KafkaKit) -> None:

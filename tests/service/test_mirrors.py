@@ -147,6 +147,29 @@ async def test_copies_that_were_removed_unread_may_have_been_of_anything() -> No
     assert said(out) == [(0, "received", 0, [[30, 30]]), (0, "unobserved", 1, [[0, 39]]), (1, "unobserved", 2, [[0, 39]])]
 
 
+async def test_a_copy_of_what_is_not_in_the_log_is_said_apart_from_the_others() -> None:
+    reader, state, out = Reader(1), ledger(), list[OutRecord]()
+    port = ScriptedPort(facts_now=facts(2, 2), ends_now=LogEnds(0, 10, 8))
+    reader.given[0] = copied(0, 8, 9, 10, 2**40)
+    with structlog.testing.capture_logs() as told:
+        await mirrors(port, mirror(reader)).collect(state, out)
+    assert said(out) == [(0, "received", 0, [[8, 9]]), (0, "received", 1, [[10, 10], [2**40, 2**40]])]
+    assert state.mirrored["s/topic:copy/0"] == (4, 2, COPY_ID)
+    assert told == []
+
+
+async def test_copies_that_say_nothing_are_told() -> None:
+    reader, port = Reader(1), ScriptedPort(facts_now=facts(2, 2), ends_now=LogEnds(0, 10, 10))
+    reader.given[0] = copied(0, 1, 2, partition=7)
+    reader.given[0].sources.append(None)
+    with structlog.testing.capture_logs() as told:
+        await mirrors(port, mirror(reader)).collect(ledger(), [])
+    assert [(one["event"], one["records"]) for one in told] == [
+        ("copies are of partitions that are not there", 2),
+        ("records of a topic of copies tell no source", 1),
+    ]
+
+
 async def test_of_a_topic_that_was_made_anew_only_later_copies_are_read() -> None:
     reader, state = Reader(1), ledger()
     state.reborn = True

@@ -51,3 +51,18 @@ def test_what_is_of_no_use_is_counted() -> None:
     gathered = Gathered()
     gathered.add([None, Source("payments", 0, 1), Source("orders", 0, 1), None], "orders")
     assert (gathered.unknown, gathered.others, list(gathered.offsets)) == (2, 1, [0])
+
+
+def test_what_lies_beyond_the_logs_end_is_said_apart() -> None:
+    gathered = Gathered()
+    gathered.add([Source("orders", 0, offset) for offset in (7, 8, 8, 10, 10, 99)], "orders")
+    gathered.add([Source("orders", 1, 200)], "orders")
+    gathered.set_apart(0, 10)
+    said = observations(gathered, "copy", Status.RECEIVED, None, "topic:c/0", 0)
+    assert [(partition, one.runs) for partition, one in said] == [
+        (0, ((7, 9),)),
+        (0, ((8, 9),)),
+        (0, ((10, 11), (99, 100))),
+        (0, ((10, 11),)),
+        (1, ((200, 201),)),
+    ]
