@@ -239,6 +239,26 @@ def test_a_replayed_record_is_received_where_it_came_from(watch: Callable[..., W
     assert (watched.receipts(1), retry.receipts()) == (Counter([7]), Counter(range(3)))
 
 
+def test_headers_that_cant_be_right_take_no_others_along(watch: Callable[..., Watched], kit: KafkaKit) -> None:
+    """Of what is not written yet, and of a partition and a topic that are not there: they neither harm nor hold up."""
+    watched, retry = watch(2), watch()
+    kit.produce(watched.topic, 1, n=20)
+    sources = [(watched.topic, 1, 7), (watched.topic, 1, 20), (watched.topic, 9, 3), ("nowhere", 0, 1), (watched.topic, 1, 2**60)]
+    for topic, partition, offset in [*sources, (watched.topic, 1, 19)]:
+        values = (topic, str(partition), str(offset))
+        headers = [(f"source.{name}", value.encode()) for name, value in zip(("topic", "partition", "offset"), values, strict=True)]
+        kit.produce(retry.topic, n=1, headers=headers)
+    sidecar = watched.sidecar()
+    consumer = watched.consumer(sidecar)
+    consumer.subscribe([retry.topic])
+    consume(consumer, len(sources) + 1)
+    consumer.commit(asynchronous=False)
+    assert sidecar.flush(PATIENCE_S)
+    assert watched.runs(1) == [[[7, 7], [19, 19]], [[20, 20], [2**60, 2**60]]]
+    assert retry.receipts() == Counter(range(len(sources) + 1))
+    assert (sidecar.stats.dropped, sidecar.stats.backlog_bytes) == (2, 0)
+
+
 def test_commits_in_a_hurry_report_once_a_second(watch: Callable[..., Watched], kit: KafkaKit) -> None:
     watched = watch()
     kit.produce(watched.topic, n=300)

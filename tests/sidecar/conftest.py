@@ -11,6 +11,8 @@ from gapstream_sidecar.deliveries import Key
 from gapstream_sidecar.leases import Session
 from tests.sidecar.fakes import FakeAioConsumer, FakeConsumer, FakeProducer
 
+FAR = 2**50
+
 
 @dataclass
 class Bench:
@@ -22,6 +24,9 @@ class Bench:
     owners: dict[Key, list[Session]] = field(default_factory=dict)
     """What former owners have said last, under auto-commit."""
     tails_read: list[Key] = field(default_factory=list)
+    log_ends: dict[Key, int | None] = field(default_factory=dict)
+    """What is answered to whoever asks where logs end; far away, where nothing stands here."""
+    ends_asked: list[list[Key]] = field(default_factory=list)
 
     def make_producer(self, settings: dict[str, Any]) -> FakeProducer:
         assert settings["acks"] == "all"
@@ -66,11 +71,23 @@ class Bench:
             found(key, self.owners.get(key, []))
 
 
+@dataclass
+class Ends:
+    """Answers at once, as the bench says."""
+
+    bench: Bench
+
+    def find(self, keys: list[Key], found: Callable[[dict[Key, int | None]], None]) -> None:
+        self.bench.ends_asked.append(keys)
+        found({key: self.bench.log_ends.get(key, FAR) for key in keys})
+
+
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     one = Bench()
     monkeypatch.setattr("gapstream_sidecar.sidecar.Producer", one.make_producer)
     monkeypatch.setattr("gapstream_sidecar.sidecar.TailReader", one.make_tail)
+    monkeypatch.setattr("gapstream_sidecar.sidecar.EndsReader", lambda *_: Ends(one))
     yield one
     for producer in one.producers:
         producer.release()

@@ -11,6 +11,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from gapstream_sidecar.deliveries import Deliveries
+from gapstream_sidecar.ends import NOWHERE
 from tests.sidecar.conftest import Bench
 from tests.sidecar.fakes import FakeConsumer, FakeGroup, FakeMessage
 
@@ -493,6 +494,56 @@ def test_a_replayed_record_is_reported_under_its_source_too(bench: Bench, batche
     assert said == {("retry", 0): [[5, 5]], ("orders", 3): [[15012, 15012]]}
     consumer.commit(message=messages[2])
     assert [one["topic"] for one in bench.producer.said()[3:]] == ["retry"]
+
+
+def source(offset: int, partition: int = 3) -> list[tuple[str, bytes]]:
+    return [("source.topic", b"orders"), ("source.partition", str(partition).encode()), ("source.offset", str(offset).encode())]
+
+
+def test_a_header_beyond_the_logs_end_takes_no_other_along(bench: Bench) -> None:
+    """What is not in the log is rejected with all that is said beside it, so it is said apart, and last."""
+    sidecar = bench.sidecar()
+    consumer, inside = bench.wrapped(sidecar)
+    bench.log_ends["orders", 3] = 100
+    offsets = [7, 99, 100, 2**40, 8]
+    inside.queue.extend(FakeMessage("retry", 0, at, headers=source(offset)) for at, offset in enumerate(offsets))
+    consumer.consume(10)
+    consumer.commit()
+    assert sidecar.flush()
+    told = [(one["runs"], one["sequence"]) for one in bench.producer.said() if one["topic"] == "orders"]
+    assert told == [([[7, 8], [99, 99]], 1), ([[100, 100], [2**40, 2**40]], 2)]
+    inside.queue.append(FakeMessage("retry", 0, 5, headers=source(98)))
+    consumer.consume(10)
+    consumer.commit()
+    assert sidecar.flush()
+    assert bench.ends_asked == [[("orders", 3)]], "what lies below an end that is known needs no question"
+
+
+def test_where_the_end_cant_be_asked_headers_are_believed(bench: Bench) -> None:
+    sidecar = bench.sidecar()
+    consumer, inside = bench.wrapped(sidecar)
+    bench.log_ends |= {("orders", 3): None, ("orders", 4): None}
+    inside.queue.extend(FakeMessage("retry", 0, 5 + one, headers=source(7, 3 + one)) for one in range(2))
+    consumer.consume(10)
+    consumer.commit()
+    assert sidecar.flush()
+    assert sorted(one["partition"] for one in bench.producer.said() if one["topic"] == "orders") == [3, 4]
+
+
+def test_a_replay_of_what_nobody_watches_is_dropped(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """It would be held back for ever, and every end of the sidecar would wait for it."""
+    sidecar = bench.sidecar(observe_before_commit=0)
+    bench.log_ends["orders", 3] = NOWHERE
+    bench.producer.missing.add(("gapstream.observations.orders", 3))
+    consumer, inside = bench.wrapped(sidecar)
+    inside.queue.append(FakeMessage("retry", 0, 5, headers=source(7)))
+    consumer.consume(10)
+    consumer.commit()
+    assert sidecar.flush(5)
+    assert (sidecar.stats.dropped, sidecar.stats.backlog_bytes) == (1, 0)
+    assert "replays from ('orders', 3), which nobody watches" in caplog.text
+    sidecar.received("orders", 3, 8)
+    assert not sidecar.flush(0.1), "what is no replay waits for whoever will watch it"
 
 
 @pytest.mark.usefixtures("patient", "spent")

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from gapstream_sidecar.carried import Carried
 from gapstream_sidecar.deliveries import Key
-from gapstream_sidecar.outbox import LAYER_BYTES, QUARANTINED, RECEIVED, RUNS_PER_RECORD, UNOBSERVED, Outbox, Outgoing
+from gapstream_sidecar.ends import NOWHERE
+from gapstream_sidecar.outbox import END_FRESH_S, LAYER_BYTES, QUARANTINED, RECEIVED, RUNS_PER_RECORD, UNOBSERVED, Outbox, Outgoing
 from gapstream_sidecar.runs import RunList
 
 AT = "2026-11-23T10:00:00.000Z"
@@ -245,3 +246,50 @@ def test_every_receipt_is_told_exactly_once(script: list[tuple[str, int, int, in
             assert [[low, high - 1] for low, high in RunList((a, b + 1) for a, b in one["runs"])] == one["runs"]
     assert (outbox.size, outbox.in_flight_bytes, outbox.unacknowledged()) == (0, 0, 0)
     assert outbox.empty
+
+
+# ------------------------------------------------------------------------------------------------ what headers tell
+
+
+def test_what_headers_tell_is_kept_apart_and_doubted_until_the_end_is_known() -> None:
+    outbox = make()
+    state = outbox.add(KEY, [(5, 9)])
+    outbox.add(KEY, [(9, 12), (90, 120)], replayed=True)
+    assert not outbox.doubts(state, 0)
+    outbox.launch(state, AT)
+    outbox.acknowledged(state)
+    assert outbox.doubts(state, 0)
+    outbox.check(state, 100, 0)
+    assert not outbox.doubts(state, 0)
+    told = drain(outbox)
+    assert [(one["runs"], one["sequence"]) for one in told] == [([[9, 11], [90, 99]], 2), ([[100, 119]], 3)]
+    outbox.add(KEY, [(0, 100)], replayed=True)
+    assert not outbox.doubts(state, END_FRESH_S - 1)
+    outbox.add(KEY, [(0, 101)], replayed=True)
+    drain(outbox)
+    outbox.add(KEY, [(0, 100)], replayed=True)
+    assert outbox.doubts(state, END_FRESH_S), "logs may lose their ends"
+    assert outbox.size > 0
+    drain(outbox)
+    assert (outbox.size, outbox.empty) == (0, True)
+
+
+def test_dropped_replays_are_not_told_as_unobserved() -> None:
+    outbox = make(64 << 10)
+    for offset in range(0, 40_000, 2):
+        outbox.add(KEY, [(offset, offset + 1)], replayed=True)
+    assert outbox.size <= 64 << 10
+    assert outbox.dropped > 0
+    assert not outbox.of(KEY).lost
+    outbox.add(KEY, [(50_000, 50_001)])
+    assert Counter(one["status"] for one in drain(outbox)).keys() == {RECEIVED}
+
+
+def test_replays_of_what_nobody_watches_are_given_up() -> None:
+    outbox = make()
+    state = outbox.add(KEY, [(5, 9)])
+    outbox.add(KEY, [(1, 3)], replayed=True)
+    outbox.add(KEY, [(2, 3)], replayed=True)
+    assert outbox.check(state, NOWHERE, 0) == outbox.dropped == 3
+    assert [one["runs"] for one in drain(outbox)] == [[[5, 8]]]
+    assert (outbox.size, outbox.empty) == (0, True)

@@ -123,6 +123,23 @@ def test_a_replay_is_reported_under_its_source_too(bench: Bench) -> None:
 
 
 @pytest.mark.usefixtures("patient")
+def test_a_header_beyond_the_logs_end_takes_no_other_along(bench: Bench) -> None:
+    pipe = Pipe(bench)
+    bench.log_ends["orders", 3] = 15_013
+    beyond = [*SOURCE[:2], ("source.offset", b"15013")]
+    for at, headers in ((9, SOURCE), (10, beyond)):
+        pipe.inside.queue.append(FakeMessage("orders", 0, at, headers=headers))
+        pipe.take()
+    pipe.producer.commit_transaction()
+    assert pipe.sidecar.flush()
+    assert sorted((one["partition"], one["runs"]) for one in pipe.kafka.said()) == [
+        (0, [[9, 10]]),
+        (3, [[15012, 15012]]),
+        (3, [[15013, 15013]]),
+    ]
+
+
+@pytest.mark.usefixtures("patient")
 def test_an_applications_own_metadata_stay(bench: Bench) -> None:
     pipe = Pipe(bench)
     pipe.inside.deliver("orders", 0, 0)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from confluent_kafka import KafkaError
 
 from gapstream_sidecar.complaints import CLIENT_LOGGER, Complaints
+from gapstream_sidecar.deliveries import Key
 
 NOT_WATCHED = frozenset(
     {
@@ -31,6 +32,13 @@ class ProducerLike(Protocol):
 
     def purge(self) -> None:
         """Drop what is queued and in flight."""
+
+
+class EndsLike(Protocol):
+    """The part of ``ends.EndsReader`` that is used."""
+
+    def find(self, keys: list[Key], found: Callable[[dict[Key, int | None]], None]) -> None:
+        """Call ``found`` once, from any thread."""
 
 
 def client_settings(settings: Mapping[str, Any], complaints: Complaints) -> dict[str, Any]:

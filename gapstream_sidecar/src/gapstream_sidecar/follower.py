@@ -100,7 +100,7 @@ class Follower:
             if one.received:
                 self.reporter.add(one.key, one.received)
             for source, runs in one.sources().items():
-                self.reporter.add(source, runs)
+                self.reporter.add(source, runs, replayed=True)
                 self._related.setdefault(one.key, set()).add(source)
 
     def affected(self, keys: Iterable[Key]) -> list[Key]:
@@ -246,4 +246,4 @@ class Follower:
             except ValueError as error:
                 self.complaints.say("metadata", f"gapstream sidecar: metadata of a commit of {key} can't be read: {error}")
                 return
-            self.reporter.inherit(rows)
+            self.reporter.inherit(rows, key)

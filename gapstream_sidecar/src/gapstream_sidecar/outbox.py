@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from gapstream_sidecar.carried import Carried
 from gapstream_sidecar.deliveries import Key
+from gapstream_sidecar.ends import NOWHERE
 from gapstream_sidecar.pace import Pace
 from gapstream_sidecar.runs import RUN_BYTES, RunList
 
@@ -30,12 +31,17 @@ LAYER_BYTES = 256
 LOST_RUNS = 1_024
 """Runs that remember what was dropped in one partition; beyond, the smallest holes are closed until half are left."""
 REASON_CHARACTERS = 256
+END_FRESH_S = 10.0
+"""A log's end is asked for again after so long: topics are made anew, and logs lose their ends."""
+
+Label = tuple[str, str | None, bool]
+"""Status, reason, and whether it is told by headers of replayed records."""
 
 
 class Layer:
     """Offsets that one observation will hold: each offset once, so that a second receipt needs another layer."""
 
-    __slots__ = ("number", "origin", "reason", "runs", "serial", "status")
+    __slots__ = ("checked", "number", "origin", "reason", "replayed", "runs", "serial", "status")
 
     def __init__(
         self,
@@ -45,6 +51,8 @@ class Layer:
         number: int,
         runs: RunList | None = None,
         origin: tuple[str, int] | None = None,
+        *,
+        replayed: bool = False,
     ) -> None:
         self.status = status
         self.reason = reason
@@ -55,6 +63,14 @@ class Layer:
         self.runs = RunList() if runs is None else runs
         self.origin = origin
         """Source and sequence of another owner who said it first."""
+        self.replayed = replayed
+        """What headers of replayed records tell, which may be wrong: gapstream rejects the whole of what isn't in the log."""
+        self.checked = not replayed
+
+    @property
+    def label(self) -> Label:
+        """Offsets with the same one may share an observation."""
+        return self.status, self.reason, self.replayed
 
     @property
     def size(self) -> int:
@@ -83,7 +99,10 @@ class Outgoing:
 
     __slots__ = (
         "ahead",
+        "asked_until",
         "edge",
+        "end",
+        "end_until",
         "held_until",
         "in_flight",
         "key",
@@ -111,8 +130,8 @@ class Outgoing:
     def __init__(self, key: Key, run_limit: int) -> None:
         self.key = key
         self.queue: deque[Layer] = deque()
-        self.tails: dict[tuple[str, str | None], Layer] = {}
-        """Status and reason -> the queued layer that still takes offsets."""
+        self.tails: dict[Label, Layer] = {}
+        """The queued layers that still take offsets."""
         self.queued_bytes = 0
         self.lost = RunList()
         """Dropped for want of memory, to be reported as unobserved in the place of the newest of the layers it was."""
@@ -133,6 +152,10 @@ class Outgoing:
         """When there was something to send, by the reporter's clock."""
         self.held_until = float("-inf")
         """Nothing is sent before that."""
+        self.end, self.end_until = 0, float("-inf")
+        """The log's end as it was found, and until when that is believed."""
+        self.asked_until = float("-inf")
+        """It is being asked for; until then the answer is waited for."""
         self.retry_at = 0.0
         """When an observation that failed is tried again."""
         self.run_limit = run_limit
@@ -211,10 +234,15 @@ class Outbox:
 
     # ---------------------------------------------------------------------------------------------------- putting
 
-    def add(self, key: Key, runs: Iterable[tuple[int, int]], status: str = RECEIVED, reason: str | None = None) -> Outgoing:
-        """Queue half-open runs; an offset that is queued already with this status and reason is queued once more."""
+    def add(
+        self, key: Key, runs: Iterable[tuple[int, int]], status: str = RECEIVED, reason: str | None = None, *, replayed: bool = False
+    ) -> Outgoing:
+        """Queue half-open runs; an offset that is queued already with this status and reason is queued once more.
+
+        ``replayed``: it is what headers of replayed records tell.
+        """
         state = self.of(key)
-        label = (status, None if reason is None else reason[:REASON_CHARACTERS])
+        label = (status, None if reason is None else reason[:REASON_CHARACTERS], replayed)
         tail = state.tails.get(label)
         before = tail.size if tail is not None else 0
         held = len(tail.runs) if tail is not None else 0
@@ -225,7 +253,7 @@ class Outbox:
                     self._grew(state, tail.size - before)
                 state.serial += 1
                 state.number += 1
-                tail = Layer(*label, state.serial, state.number)
+                tail = Layer(*label[:2], state.serial, state.number, replayed=replayed)
                 state.queue.append(tail)
                 state.tails[label] = tail
                 before = held = 0
@@ -253,18 +281,18 @@ class Outbox:
             state.serial += 1
             state.number += 1
             state.queue.append(Layer(RECEIVED, None, state.serial, state.number))
-            state.tails[RECEIVED, None] = state.queue[-1]
+            state.tails[state.queue[-1].label] = state.queue[-1]
             self._grew(state, state.queue[-1].size)
         return state
 
-    def add_carried(self, row: Carried) -> Outgoing:
+    def add_carried(self, row: Carried, *, replayed: bool = False) -> Outgoing:
         """Queue what another owner said and could not send."""
         if not row.source:
-            return self.add(row.key, row.runs, row.status, row.reason)
+            return self.add(row.key, row.runs, row.status, row.reason, replayed=replayed)
         state = self.of(row.key)
         state.serial += 1
         state.number += 1
-        layer = Layer(row.status, row.reason, state.serial, state.number, row.runs, (row.source, row.number))
+        layer = Layer(row.status, row.reason, state.serial, state.number, row.runs, (row.source, row.number), replayed=replayed)
         state.queue.append(layer)
         state.version += 1
         state.pace.skipped = True
@@ -280,22 +308,22 @@ class Outbox:
         state.number += 1
         return Carried(key, self.source, state.number, RECEIVED, None, runs)
 
-    def unpark(self, row: Carried) -> Outgoing:
+    def unpark(self, row: Carried, *, replayed: bool = False) -> Outgoing:
         """The transaction is committed: queue it under its number, unless a later one was sent.
 
         What waits before it has travelled with the same commit, so it may as well go under the later number.
         """
         state = self.of(row.key)
         if row.number <= state.launched:
-            return self.add(row.key, row.runs)
+            return self.add(row.key, row.runs, replayed=replayed)
         at = sum(layer.number < row.number for layer in state.queue)
         before = state.queue[at - 1] if at else None
         state.serial += 1
-        if before is not None and _joins(before, row.runs, state.run_limit):
+        if before is not None and not replayed and _joins(before, row.runs, state.run_limit):
             self._grew(state, -before.size)
             before.number = row.number
         else:
-            before = Layer(RECEIVED, None, state.serial, row.number)
+            before = Layer(RECEIVED, None, state.serial, row.number, replayed=replayed)
             state.queue.insert(at, before)
         for run in row.runs:
             self._pass(state, *run)
@@ -315,6 +343,50 @@ class Outbox:
     def _grew(self, state: Outgoing, by: int) -> None:
         state.queued_bytes += by
         self.size += by
+
+    # ---------------------------------------------------------------------------------------------------- doubting
+
+    def doubts(self, state: Outgoing, now: float) -> bool:
+        """Whether what is to go next is told by headers, and may lie beyond the log's end for all that is known here."""
+        layer = state.queue[0] if state.queue and not state.lost else None
+        if layer is None or layer.checked:
+            return False
+        if layer.runs.bounds[-1] <= state.end and now < state.end_until:
+            layer.checked = True
+            self._close(state, layer)
+        return not layer.checked
+
+    def check(self, state: Outgoing, end: int | None, now: float) -> int:
+        """What headers tell lies below the log's end, as it was asked for (None: it can't be), or is said apart from the rest.
+
+        Where that is ``NOWHERE`` it is dropped: it would be held back for ever. The number of offsets dropped.
+        """
+        dropped = self.dropped
+        if end is not None:
+            state.end, state.end_until = end, now + END_FRESH_S
+        for layer in [one for one in state.queue if not one.checked]:
+            layer.checked = True
+            self._close(state, layer)
+            if end == NOWHERE:
+                state.queue.remove(layer)
+                state.version += 1
+                self._grew(state, -layer.size)
+                self.dropped += layer.runs.count()
+                continue
+            bounds = layer.runs.bounds
+            if end is None or bounds[-1] <= end or bounds[0] >= end:
+                continue
+            before = layer.size
+            below, beyond = layer.runs.take_below(end), layer.runs
+            layer.runs = below
+            state.serial += 1
+            state.number += 1
+            apart = Layer(layer.status, layer.reason, state.serial, state.number, beyond, replayed=True)
+            apart.checked = True
+            state.queue.append(apart)
+            state.version += 1
+            self._grew(state, layer.size + apart.size - before)
+        return self.dropped - dropped
 
     # ----------------------------------------------------------------------------------------------------- taking
 
@@ -346,7 +418,8 @@ class Outbox:
             return Layer(UNOBSERVED, None, state.lost_serial, state.lost_number, runs)
         layer = state.queue[0]
         if len(layer.runs) > state.run_limit:
-            part = Layer(layer.status, layer.reason, layer.serial, layer.number, layer.runs.take_runs(state.run_limit), layer.origin)
+            runs = layer.runs.take_runs(state.run_limit)
+            part = Layer(layer.status, layer.reason, layer.serial, layer.number, runs, layer.origin, replayed=layer.replayed)
             self._grew(state, -RUN_BYTES * len(part.runs))
             self._close(state, layer)
             for later in state.queue:
@@ -360,8 +433,8 @@ class Outbox:
 
     def _close(self, state: Outgoing, layer: Layer) -> None:
         """Have the layer take no more offsets."""
-        if state.tails.get((layer.status, layer.reason)) is layer:
-            del state.tails[layer.status, layer.reason]
+        if state.tails.get(layer.label) is layer:
+            del state.tails[layer.label]
 
     def acknowledged(self, state: Outgoing) -> None:
         """The observation in flight is in the topic."""
@@ -438,10 +511,12 @@ class Outbox:
         before = len(state.lost)
         state.lost_serial, state.lost_number = layer.serial, layer.number
         state.version += 1
+        if count:
+            self.dropped += layer.runs.count()
+        if layer.replayed:  # the gap stays open, which is true; a wrong header would have the rest of what is lost rejected
+            return
         for first, stop in layer.runs:
             state.lost.add(first, stop)
-            if count:
-                self.dropped += stop - first
         self.size += RUN_BYTES * (len(state.lost) - before)
         if len(state.lost) > LOST_RUNS:
             self._coarsen(state, LOST_RUNS // 2)
@@ -463,7 +538,7 @@ class Outbox:
 
 def _joins(layer: Layer, runs: RunList, limit: int) -> bool:
     """Whether one observation of ours can say both."""
-    ours = layer.origin is None and (layer.status, layer.reason) == (RECEIVED, None)
+    ours = layer.origin is None and layer.label == (RECEIVED, None, False)
     return ours and len(layer.runs) + len(runs) <= limit and not any(layer.runs.overlaps(*run) for run in runs)
 
 

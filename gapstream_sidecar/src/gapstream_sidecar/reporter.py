@@ -16,7 +16,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from gapstream_sidecar import lifetime
 from gapstream_sidecar.carried import Carried, encode
-from gapstream_sidecar.client import NOT_WATCHED, ProducerLike
+from gapstream_sidecar.client import NOT_WATCHED, EndsLike, ProducerLike
 from gapstream_sidecar.complaints import Complaints
 from gapstream_sidecar.deliveries import Key
 from gapstream_sidecar.outbox import RECEIVED, UNOBSERVED, Outbox, Outgoing
@@ -33,6 +33,8 @@ RENEW_S = 5.0
 """After a fatal error of the producer, before a new one takes over."""
 SUSPENDED_S = 3.0
 """A thread that turns once a second was not turning for that long: the process was stopped, and others may own its partitions."""
+ENDS_S = 10.0
+"""Logs' ends are not waited for longer than that; whoever asks gives up before."""
 _SLICE_S = 0.05
 """The longest wait inside the client while something is in flight: new offsets can't wake it."""
 _IDLE_S = 1.0
@@ -53,6 +55,7 @@ class Reporter:
     def __init__(
         self,
         make_producer: Callable[[], ProducerLike],
+        ends: EndsLike,
         *,
         sink: str,
         app_id: str,
@@ -61,6 +64,7 @@ class Reporter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._make_producer = make_producer
+        self._ends = ends
         self.sink = sink
         self._topic_prefix = f"{app_id}.observations."
         self._max_bytes = max_backlog_bytes
@@ -83,6 +87,9 @@ class Reporter:
         """Version and text of what travels with commits of what simply follows."""
         self._calls: dict[Callable[[], None], float] = {}
         """Calls that were asked for, and when they are due."""
+        self._to_ask: list[Key] = []
+        """Partitions whose log's end is to be asked for."""
+        self._asking = False
         self._handed_over = 0
         self._generation = 0
         self._renew_at = float("-inf")
@@ -112,24 +119,29 @@ class Reporter:
         self._failures += 1
         self._complaints.say(kind, f"gapstream sidecar: {kind} failed; the application goes on, its reports may lack offsets", error=error)
 
-    def add(self, key: Key, runs: Iterable[tuple[int, int]], status: str = RECEIVED, reason: str | None = None) -> None:
-        """Report half-open runs of offsets: soon, in the partition's turn."""
+    def add(
+        self, key: Key, runs: Iterable[tuple[int, int]], status: str = RECEIVED, reason: str | None = None, *, replayed: bool = False
+    ) -> None:
+        """Report half-open runs of offsets: soon, in the partition's turn. ``replayed``: headers of replayed records tell them."""
         with self._changed:
             if self._refused(runs):
                 return
             self._notice_suspension()
-            self._queued(self._outbox.add(key, runs, status, reason))
+            self._queued(self._outbox.add(key, runs, status, reason, replayed=replayed))
 
     def add_lost(self, key: Key, runs: Iterable[tuple[int, int]]) -> None:
         """Report that it is not known what happened in these half-open runs."""
         self.add(key, runs, UNOBSERVED)
 
-    def inherit(self, rows: Iterable[Carried]) -> None:
-        """Report what another owner said and may not have sent; of our own rows everything is here already."""
+    def inherit(self, rows: Iterable[Carried], about: Key) -> None:
+        """Report what another owner said and may not have sent; of our own rows everything is here already.
+
+        ``about``: the partition whose commit they travelled with; those of other ones are told by headers.
+        """
         with self._changed:
             for row in rows:
                 if row.source != self._outbox.source and not self._refused(row.runs):
-                    self._queued(self._outbox.add_carried(row))
+                    self._queued(self._outbox.add_carried(row, replayed=row.key != about))
 
     def settle(self, keys: Iterable[Key] | None, timeout: float, forced: Collection[Key] | None = ()) -> bool:
         """Send what is queued for these partitions (None: for all), as far as it is their turn, and wait for the acknowledgements.
@@ -181,11 +193,11 @@ class Reporter:
         with self._changed:
             return self._outbox.park(key, runs)
 
-    def unpark(self, row: Carried) -> None:
+    def unpark(self, row: Carried, *, replayed: bool = False) -> None:
         """Report it."""
         with self._changed:
             if not self._refused(row.runs):
-                self._queued(self._outbox.unpark(row))
+                self._queued(self._outbox.unpark(row, replayed=replayed))
 
     def announce(self, key: Key, ahead: tuple[int, int]) -> None:
         """Say with the partition's next observation how far it may be handed out; see ``leases``."""
@@ -270,8 +282,10 @@ class Reporter:
 
     def _flush_held(self, timeout: float) -> bool:
         """What is held for the sake of order goes now, or never."""
-        for key in list(self._outbox.partitions):
+        for key, state in list(self._outbox.partitions.items()):
             self.release(key)
+            with self._changed:
+                self._outbox.check(state, None, self._clock())
         return self.flush(timeout)
 
     # ---------------------------------------------------------------------------------------- inside, lock is held
@@ -310,7 +324,7 @@ class Reporter:
     def _due(self, state: Outgoing) -> float:
         """When the partition's queue is sent by itself."""
         linger = SKIPPED_LINGER_S if state.pace.skipped else LINGER_S
-        return max(state.since + linger, state.pace.allowed_at(), state.held_until)
+        return max(state.since + linger, state.pace.allowed_at(), state.held_until, state.asked_until)
 
     def _hurry(self, keys: Iterable[Key] | None, forced: Collection[Key] | None) -> tuple[list[Outgoing], Awaited]:
         """Send what is queued without linger where it is the partition's turn: what is not settled, and what to wait for."""
@@ -354,12 +368,49 @@ class Reporter:
         now = self._clock()
         if state.in_flight is not None or not state.is_waiting() or state.held_until > now or not self._outbox.may_send():
             return
+        if self._outbox.doubts(state, now) and not self._closed:
+            self._ask_end(state, now)
+            return
         self._outbox.launch(state, datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"), now)
         state.since = now
         if not state.is_waiting():
             self._waiting.pop(state.key, None)
         self._sent += 1
         self._hand_over(state)
+
+    def _ask_end(self, state: Outgoing, now: float) -> None:
+        """Have the log's end asked for, from the thread: nobody's commit or poll does that."""
+        if state.asked_until <= now:
+            state.asked_until = now + ENDS_S
+            self._to_ask.append(state.key)
+            self.call_soon(self._ask_ends, 0.0)
+
+    def _ask_ends(self) -> None:
+        with self._changed:
+            if self._asking or not self._to_ask:
+                return
+            keys, self._to_ask, self._asking = self._to_ask, [], True
+        try:
+            self._ends.find(keys, self._found_ends)
+        except RuntimeError:  # no thread can be started any more: the interpreter ends
+            self._found_ends(dict.fromkeys(keys))
+
+    def _found_ends(self, ends: dict[Key, int | None]) -> None:
+        with self._changed:
+            self._asking = False
+            now = self._clock()
+            for key, end in ends.items():
+                state = self._outbox.of(key)
+                state.asked_until = float("-inf")
+                if self._outbox.check(state, end, now):
+                    self._complaints.say(
+                        "nowhere", f"gapstream sidecar: records say they are replays from {key}, which nobody watches: that is not reported"
+                    )
+                if not state.is_waiting():
+                    self._waiting.pop(key, None)
+            if self._to_ask:
+                self.call_soon(self._ask_ends, 0.0)
+            self._changed.notify_all()
 
     def _hand_over(self, state: Outgoing) -> None:
         flight, producer = state.in_flight, self._producer

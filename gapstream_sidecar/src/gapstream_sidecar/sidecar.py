@@ -16,6 +16,7 @@ from gapstream_sidecar.client import client_settings
 from gapstream_sidecar.clientconf import known
 from gapstream_sidecar.complaints import Complaints
 from gapstream_sidecar.consumer import ConsumerFollower, WrappedConsumer
+from gapstream_sidecar.ends import EndsReader
 from gapstream_sidecar.errors import ConfigurationError, UnsupportedError
 from gapstream_sidecar.faustapp import NEEDED, Attachment
 from gapstream_sidecar.follower import Terms
@@ -71,6 +72,7 @@ class Sidecar:
         try:
             self._reporter = Reporter(
                 _producer_maker(conf, max_backlog_bytes, self._complaints),
+                EndsReader(connection_settings(conf), f"{app_id}.observations.", self._complaints),
                 sink=sink,
                 app_id=app_id,
                 max_backlog_bytes=max_backlog_bytes,

@@ -1,0 +1,81 @@
+"""Asks where logs end: what a replayed record's headers tell lies below that, or they are wrong."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from gapstream_sidecar.complaints import CLIENT_LOGGER, Complaints
+from gapstream_sidecar.deliveries import Key
+
+PATIENCE_S = 5.0
+"""For all partitions that are asked for at once."""
+
+NOWHERE = -1
+"""Instead of an end: nobody watches the partition, if there is one."""
+
+Found = Callable[[dict[Key, int | None]], None]
+"""High watermark of each partition, or ``NOWHERE``; None where it could not be asked."""
+
+
+class EndsReader:
+    """Asks on a thread and with a client of its own, both gone afterwards: replays are rare."""
+
+    def __init__(self, conf: Mapping[str, Any], topic_prefix: str, complaints: Complaints) -> None:
+        """``conf``: connection settings. ``topic_prefix``: of the topics of observations."""
+        self._conf = {
+            **conf,
+            "group.id": "gapstream-sidecar",  # demanded by librdkafka; no group is joined
+            "enable.auto.commit": False,
+            "isolation.level": "read_uncommitted",  # or the last stable offset would be told
+            "logger": CLIENT_LOGGER,
+        }
+        self._topic_prefix = topic_prefix
+        self._complaints = complaints
+
+    def find(self, keys: list[Key], found: Found) -> None:
+        """Call ``found`` once, with all of them; returns at once."""
+        threading.Thread(target=self._find, args=(keys, found), name="gapstream-sidecar-ends", daemon=True).start()
+
+    def _find(self, keys: list[Key], found: Found) -> None:
+        ends: dict[Key, int | None] = dict.fromkeys(keys)
+        try:
+            self._ask(ends)
+        except Exception as error:
+            self._complaints.say(
+                "ends", f"gapstream sidecar: can't ask where the logs end that replays came from, so their headers are believed: {error}"
+            )
+        found(ends)
+
+    def _ask(self, ends: dict[Key, int | None]) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        consumer = Consumer(self._conf)
+        try:
+            watched = {topic: self._watched(consumer, topic, _left(deadline)) for topic in {topic for topic, _ in ends}}
+            for topic, partition in ends:
+                ends[topic, partition] = NOWHERE
+                if partition in watched[topic]:
+                    ends[topic, partition] = None
+                    ends[topic, partition] = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_left(deadline))[1]
+        finally:
+            consumer.close()
+
+    def _watched(self, consumer: Consumer, topic: str, timeout: float) -> frozenset[int]:
+        name = self._topic_prefix + topic
+        try:
+            found = consumer.list_topics(name, timeout=timeout).topics[name]
+        except KafkaException as error:  # a name that no topic can have
+            if error.args[0].code() in (KafkaError.TOPIC_EXCEPTION, KafkaError._INVALID_ARG):
+                return frozenset()
+            raise
+        if found.error is not None and found.error.code() not in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_EXCEPTION):
+            raise KafkaException(found.error)
+        return frozenset(found.partitions)
+
+
+def _left(deadline: float) -> float:
+    return max(0.1, deadline - time.monotonic())
