@@ -9,14 +9,26 @@ from stream_app.core.sink import SinkState
 def bound(log: LogState, sink: SinkState, lateness_ms: int, *, is_log: bool) -> tuple[int | None, bool]:
     """(record time up to which nothing is unresolved, None: to the log's end; whether it is known at all).
 
+    An open transaction holds it back, too: its records are not in the log yet, and will be of a time that is past by then.
     Unknown, and then as it was told last, while the sink was not heard of, its floor is not fixed, the log was never read to
     its end, or the time of something unresolved is not known.
     """
     told = (sink.complete_ms, sink.complete_ms is not None)
-    if not is_log and sink.horizon is None and _is_empty(log, sink):
-        return None, True
-    if log.end_read_ms is None or not (is_log or (sink.horizon is not None and sink.floor is not None)):
+    held = [] if log.last_stable >= log.end else [_decided_ms(log)]
+    if is_log or sink.horizon is not None or not _is_empty(log, sink):
+        if log.end_read_ms is None or not (is_log or (sink.horizon is not None and sink.floor is not None)):
+            return told
+        held += _unresolved(log, sink, is_log=is_log)
+    known = [ms for ms in held if ms is not None]
+    if len(known) < len(held):
         return told
+    if not known:
+        return None, True
+    return max(min(known) - lateness_ms, sink.complete_ms or 0), True
+
+
+def _unresolved(log: LogState, sink: SinkState, *, is_log: bool) -> list[int | None]:
+    """What holds it back, as times; None: not known when."""
     held: list[int | None] = [None if opening.lowest_ms is None else opening.lowest_ms - 1 for opening in sink.openings]
     if log.unread if is_log else sink.unread:
         held.append(log.unread_held_ms)
@@ -24,12 +36,15 @@ def bound(log: LogState, sink: SinkState, lateness_ms: int, *, is_log: bool) -> 
     if first < log.bound:
         lowest = log.timeline.lowest_from(first) if first < log.read else log.latest_ms
         held.append(None if lowest is None else lowest - 1)
-    known = [ms for ms in held if ms is not None]
-    if len(known) < len(held):
-        return told
-    if not known:
-        return None, True
-    return max(min(known) - lateness_ms, sink.complete_ms or 0), True
+    return held
+
+
+def _decided_ms(log: LogState) -> int | None:
+    """A transaction is open: once it is committed its records stand in the log, so nothing later than what came before it is whole.
+
+    Where that was not seen: what stands last below it was written before it.
+    """
+    return log.latest_ms if log.stable_ms is None else log.stable_ms
 
 
 def through(log: LogState, sink: SinkState, lateness_ms: int, *, is_log: bool) -> int | None:

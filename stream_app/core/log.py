@@ -21,9 +21,10 @@ _COARSER = 1.25
 """A thinned segment reaches back from the log's end at most so much farther than the one after it: a sink that is ten minutes behind
 is shown at most two and a half farther behind. 1.25**96 is 2e9: as many offsets are told apart so."""
 
-
 EPOCHS_MAX = 64
 """Leader epochs remembered, about 800 bytes of the head: a log that is truncated loses records of its last few leaders."""
+ENDS_SEEN_MAX = 256
+"""High watermarks remembered while a transaction is open: of one that hangs for a day, one in some minutes."""
 
 
 @dataclass(slots=True)
@@ -100,6 +101,10 @@ class LogState:
     """Since when, by the worker's clock, an open transaction has held the last stable offset where it is."""
     end_read_ms: int | None = None
     """When the log was last read to its end, by the worker's clock."""
+    stable_ms: int | None = None
+    """Latest time, by the worker's clock, at which the log reached no further than the last stable offset does now. Not kept."""
+    ends_seen: list[tuple[int, int]] = field(default_factory=list)
+    """High watermarks above the last stable offset, rising, and when each was told last. Not kept."""
     ever_compacted: bool | None = None
     """Whether cleanup.policy was ``compact`` at any time since first sight; None: could not be asked."""
     records: int = 0
@@ -161,6 +166,20 @@ class LogState:
         if not held or read.last_stable != self.last_stable or self.open_since_ms is None:
             self.open_since_ms = now_ms if held else None
         self.end, self.last_stable = read.high_watermark, read.last_stable
+        self._note_stable(now_ms)
+
+    def _note_stable(self, now_ms: int) -> None:
+        """All that was in the log when it reached no further than the last stable offset is decided; what came since may be open."""
+        seen = self.ends_seen
+        while seen and seen[-1][0] >= self.end:
+            seen.pop()
+        seen.append((self.end, now_ms))
+        decided = bisect_right(seen, self.last_stable, key=lambda one: one[0])
+        if decided:
+            self.stable_ms = seen[decided - 1][1]
+            del seen[:decided]
+        if len(seen) > ENDS_SEEN_MAX:
+            del seen[::2]  # as if it had been asked less often
 
     def note_policy(self, compacted: bool | None) -> None:
         """cleanup.policy as it is now; None: could not be asked. What was compacted once may have holes for ever."""
@@ -240,6 +259,7 @@ class LogState:
         self.seen_end, self.start = min(self.seen_end, offset), min(self.start, offset)
         self.read, self.end = min(self.read, offset), min(self.end, offset)
         self.last_stable = min(self.last_stable, offset)
+        self.ends_seen.clear()
 
 
 def join_epochs(known: Epochs, new: Epochs) -> Epochs:

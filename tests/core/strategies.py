@@ -89,7 +89,7 @@ def state_of(ledger: Ledger, name: str, offset: int) -> State:
 
 VOLATILE = {
     "events", "epoch", "heard_ms", "moved_ms", "told_duplicates_ms", "lateness_ms", "retention_ms", "unknown_after_ms", "forget_after_ms",
-    "failing", "passed", "untidy", "touched", "gone", "covered", "ahead_ms",
+    "failing", "passed", "untidy", "touched", "gone", "covered", "ahead_ms", "ends_seen", "stable_ms",
 }  # fmt: skip
 """Fields of this owner: not kept, or set anew by whoever takes over."""
 

@@ -852,6 +852,36 @@ def test_complete_through_follows_what_is_in_flight_open_or_unread_and_never_fal
     assert through(rig) == rig.now - 10
 
 
+def test_complete_through_waits_for_open_transactions_and_never_falls() -> None:
+    """What they wrote is of a time that would have been said to be complete when they commit."""
+    rig = Rig()
+    rig.ledger.lateness_ms = 10
+    rig.read("record", 5)
+    rig.observe((0, 5))
+    assert through(rig) == BASE - 10
+    began = rig.now
+    for _ in range(3):
+        rig.wait(1_000)
+        rig.read([], high_watermark=9, last_stable=5)
+        assert through(rig) == through(rig, LOG_SINK) == began - 10
+    rig.read("record", 4, ahead=0)
+    rig.observe((5, 9))
+    assert through(rig) == through(rig, LOG_SINK) == rig.now - 10
+
+
+def test_complete_through_of_a_transaction_that_was_open_at_first_sight_stops_at_what_stands_before_it() -> None:
+    rig = Rig()
+    rig.read("record", 5, ahead=4, last_stable=5)
+    rig.observe((0, 5))
+    before = rig.now
+    rig.wait(1_000)
+    rig.read([], high_watermark=9, last_stable=5)
+    assert through(rig) == through(rig, LOG_SINK) == before
+    empty = Rig({"s": policy(floor=None)})
+    empty.read([], high_watermark=9, last_stable=0)
+    assert through(empty) == through(empty, LOG_SINK) is None, "nobody can tell since when it is open"
+
+
 def test_complete_through_of_an_expired_gap_of_unknown_time_stays_where_it_was() -> None:
     rig = Rig()
     rig.read("record", 5)

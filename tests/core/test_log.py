@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.core.log import EPOCHS_MAX, TIMELINE_MAX, LogState, Timeline, add_runs, join_epochs
+from stream_app.core.log import ENDS_SEEN_MAX, EPOCHS_MAX, TIMELINE_MAX, LogState, Timeline, add_runs, join_epochs
 from stream_app.core.model import Absent, Epochs, LogRead
 from stream_app.core.offsets import OffsetSet
 from tests.core.strategies import BASE, OTHER_ID, TOPIC_ID, cut, expand, kinds, log_read, plain
@@ -264,6 +264,30 @@ def test_a_stable_end_that_stands_still_below_the_end_is_timed() -> None:
     assert state.open_since_ms == BASE + 3
     read_on(state, ["record"] * 5, high_watermark=12, last_stable=12, now_ms=BASE + 4)
     assert state.open_since_ms is None
+
+
+def test_what_was_in_the_log_before_a_transaction_began_is_known_to_be_decided() -> None:
+    state = log()
+    read_on(state, ["record"] * 5, now_ms=BASE + 1)
+    assert state.stable_ms == BASE + 1
+    read_on(state, [], high_watermark=9, last_stable=5, now_ms=BASE + 2)
+    read_on(state, [], high_watermark=9, last_stable=5, now_ms=BASE + 3)
+    read_on(state, [], high_watermark=20, last_stable=5, now_ms=BASE + 4)
+    assert state.stable_ms == BASE + 1
+    read_on(state, ["record"] * 4, high_watermark=20, last_stable=9, now_ms=BASE + 5)
+    assert state.stable_ms == BASE + 3, "another one was open all the time, and began later"
+    read_on(state, ["record"] * 11, high_watermark=20, last_stable=20, now_ms=BASE + 6)
+    assert (state.stable_ms, state.ends_seen) == (BASE + 6, [])
+
+
+def test_ends_of_a_log_that_hangs_for_long_are_remembered_coarsely() -> None:
+    state = log()
+    for number in range(1, 5_000):
+        read_on(state, [], high_watermark=number, last_stable=0, now_ms=BASE + number)
+    assert len(state.ends_seen) <= ENDS_SEEN_MAX
+    read_on(state, ["record"] * 4_000, high_watermark=5_000, last_stable=4_000, now_ms=BASE + 5_000)
+    assert state.stable_ms is not None
+    assert BASE + 3_900 <= state.stable_ms <= BASE + 4_000
 
 
 # --- settings ---

@@ -205,6 +205,9 @@ def test_T09_an_open_transaction(scene: Scene) -> None:
 
     later = eventually(second_later, "grace is over, and whatever was to be found has been")
     assert {key: later[key] for key in held} == held
+    began = min(message.timestamp()[1] for message in kit.read(topic, 0, isolation="read_uncommitted") if message.offset() == 10)
+    through = datetime.fromisoformat(scene.row(topic, sink="log")["complete_through"]).timestamp() * 1000
+    assert through < began + 500, "what it wrote would be late when it commits"
     producer.commit_transaction(30)
     producer.close()
     scene.await_row(topic, {"missing": 4, "log_read_offset": 22, "records": 20, "absent": {"transaction_marker": 2}})
