@@ -58,6 +58,8 @@ class Watch:
     sink: SinkState
     start: int = 0
     """A start of the log after which the group was seen not to be beyond what the ledger knows."""
+    committed: bool = False
+    """Whether the group was seen to have a commit here."""
     said: int = -1
     """Sequence of what was handed to the owner last."""
     said_at: float = 0.0
@@ -210,7 +212,10 @@ class GroupWatcher:
             return None
         if commit is None:
             target.note(_why_none(target))
+            if _came_never(target):
+                target.watch.start = target.start
             return None
+        target.watch.committed = True
         if commit > end:
             target.note(f"group {group} committed {commit}, beyond the log's end {end}")
             return None
@@ -241,6 +246,11 @@ class GroupWatcher:
 def _passes(target: Target, commit: int) -> bool:
     """Whether the commit is beyond what the ledger knows; not where that is nothing."""
     return target.passed is not None and commit > target.passed
+
+
+def _came_never(target: Target) -> bool:
+    """Whether the group, which has no commit here, never had one that anybody saw: one that is gone may have passed anything before."""
+    return not target.watch.committed and target.sink.horizon is None
 
 
 def _why_none(target: Target) -> str | None:

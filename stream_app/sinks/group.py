@@ -2,8 +2,8 @@
 
 A commit says that the group is done with everything below it. For a sink that reports what it received, that is a claim and no
 more. Of a group that reports nothing, what it passes counts as received, but for what retention took first: a record below the
-log's start while the group had not passed it yet was never received by it; of one that both passed between two looks, nobody
-knows which came first, so it is ``unobserved``.
+log's start while the group had not passed it yet, or had committed nothing so far, was never received by it; of one that both
+passed between two looks, nobody knows which came first, so it is ``unobserved``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Starts:
     """Where the log started, at two moments."""
 
     before: int
-    """At a moment after which the group was seen not to be beyond ``passed``; 0: no such moment is known."""
+    """At a moment after which the group was seen not to be beyond ``passed``, or to have no commit yet; 0: none is known."""
     now: int
     """At a moment after its commit was seen."""
 

@@ -60,8 +60,8 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def worker(shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> Worker:
-    loaded, billed = (shared_kit.make_topic(partitions) for partitions in (3, 1))
-    for topic, partition in ((loaded, 0), (loaded, 1), (loaded, 2), (billed, 0)):
+    loaded, billed, fresh, beacon = (shared_kit.make_topic(partitions) for partitions in (3, 1, 2, 1))
+    for topic, partition in ((loaded, 0), (loaded, 1), (loaded, 2), (billed, 0), (fresh, 0), (fresh, 1), (beacon, 0)):
         shared_kit.produce(topic, partition, 100)
     loader = f"loader {loaded}"
     sinks = {
@@ -69,7 +69,10 @@ def worker(shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> Worker:
         "strict": {"type": "group", "group": loader, "from": "earliest", "stall_after": "1s", **GRACE},
     }
     billing = {"billing": {"type": "consumer", "group": f"group-{billed}", **GRACE}}
-    rig = make_rig({loaded: {"sinks": sinks}, billed: {"sinks": billing}}, app={"unknown_after": "4s"})
+    late = {"type": "group", "group": f"late {fresh}", **GRACE}
+    newcomers = {"newcomer": {**late, "from": "earliest"}, "someday": late}
+    topics = {loaded: sinks, billed: billing, fresh: newcomers, beacon: {"beacon": late}}
+    rig = make_rig({topic: {"sinks": of_it} for topic, of_it in topics.items()}, app={"unknown_after": "4s"})
     made = rig.worker().start()
     loading = Watched(shared_kit, made, loaded, loader)
     loading.commit(0, 10)
@@ -130,6 +133,32 @@ def test_a_group_that_nobody_can_touch(loaded: Watched) -> None:
     rewinds = [(event["severity"], event["reason"]) for event in loaded.events("legacy", "sink.rewound")]
     assert rewinds == [("warning", f"group {loaded.group} went back from 90 to 70")]
     assert loaded.gaps("legacy") == taken
+
+
+def test_what_retention_took_before_the_first_commit(worker: Worker, shared_kit: KafkaKit) -> None:
+    lines = {line["sink"]: line["topic"] for line in worker.get("/api/status")["status"]}
+    fresh, beacon = (Watched(shared_kit, worker, lines[sink], f"late {lines['newcomer']}") for sink in ("newcomer", "beacon"))
+
+    def first_commit(partition: int, start: int, commit: int) -> None:
+        shared_kit.delete_records(fresh.topic, partition, start)
+        eventually(lambda: fresh.row("newcomer", partition)["log_start_offset"] == start, "the log's start is known")
+        beacon.commit(0, commit)
+        beacon.reaches("beacon", commit)  # one question asks for both topics: here the group was seen to have no commit
+        assert fresh.row("newcomer", partition)["horizon_offset"] is None
+        fresh.commit(partition, commit)
+        fresh.reaches("newcomer", commit, partition)
+        taken = {(partition, offset) for offset in range(start)}
+        eventually(lambda: {at for at in fresh.gaps("newcomer") if at[0] == partition} == taken, "exactly what retention took first")
+        row = fresh.row("newcomer", partition)
+        assert (row["observed"], row["missing"], row["explained"], row["floor_offset"]) == (commit - start, start, {}, 0)
+        row = fresh.reaches("someday", commit, partition)  # its floor is the first commit: all that was taken is before its time
+        assert (row["floor_offset"], row["observed"], row["missing"], row["explained"]) == (commit, 0, 0, {})
+
+    first_commit(0, 60, 80)  # it is heard of nowhere in the topic yet
+    first_commit(1, 30, 100)
+    told = sorted((event["partition"], event["cause"], event["ranges"]) for event in fresh.events("newcomer", "gap.opened"))
+    assert told == [(0, "expired", [[0, 59]]), (1, "expired", [[0, 29]])]
+    assert fresh.events("newcomer", "gap.explained") == []
 
 
 def test_a_sink_that_reports_is_late_by_its_commits(billed: Watched) -> None:

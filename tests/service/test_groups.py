@@ -221,6 +221,65 @@ async def test_with_a_floor_that_was_configured_what_lies_above_it_is_passed_fro
     assert await world.commit(40) == [("received", [[0, 39]], 40)]
 
 
+async def test_what_retention_took_before_the_first_commit_is_expired(world: World) -> None:
+    """The group was seen to have no commit when the log began there already."""
+    world.bench.floors = {"legacy": "earliest"}
+    owner = await world.begin()
+    await world.rounds()
+    owner.fold_log(log_read(100, 110, log_start=50))
+    await world.rounds()
+    assert await world.commit(80, start=60) == [("unobserved", [[50, 59]], None), ("received", [[60, 79]], 80)]
+    await world.settle()
+    await until(lambda: len(world.told()) == 2, "the events")
+    assert sorted(world.told()) == [("gap.explained", [[50, 59]]), ("gap.opened", [[0, 49]])]
+    assert [one["cause"] for one in world.bench.writer.events() if one["type"] == "gap.opened"] == ["expired"]
+
+
+async def test_of_what_was_gone_before_the_first_look_nobody_knows_whether_the_group_had_it(world: World) -> None:
+    world.bench.floors = {"legacy": "earliest"}
+    owner = await world.begin()
+    world.brokers.starts[HERE], world.brokers.commits[HERE] = 50, 80
+    owner.fold_log(log_read(100, 110, log_start=50))
+    await until(lambda: len(world.written()) == 2, "what is said")
+    assert [(one["status"], one["runs"]) for one in world.written()] == [("unobserved", [[0, 49]]), ("received", [[50, 79]])]
+
+
+async def test_a_group_whose_first_commit_is_gone_again_may_have_had_what_was_taken(world: World) -> None:
+    """The commit was seen, though it could not be told yet: no commit any more is not none so far."""
+    world.bench.floors = {"legacy": "earliest"}
+    owner = await world.begin()
+    world.brokers.start_failure = UnreachableError("not told")
+    world.brokers.commits[HERE] = 40
+    await world.rounds()
+    world.brokers.commits[HERE] = None
+    owner.fold_log(log_read(100, 110, log_start=50))
+    await world.rounds()
+    world.brokers.start_failure = None
+    assert await world.commit(80, start=50) == [("unobserved", [[0, 49]], None), ("received", [[50, 79]], 80)]
+
+
+async def test_what_was_taken_while_a_commit_that_was_known_is_gone_is_unobserved(world: World) -> None:
+    """It may have gone on before its commit was deleted."""
+    owner = await world.begin()
+    await world.commit(10)
+    world.brokers.commits[HERE] = None
+    owner.fold_log(log_read(100, 110, log_start=50))
+    await world.rounds()
+    assert await world.commit(80, start=50) == [("unobserved", [[10, 49]], None), ("received", [[50, 79]], 80)]
+
+
+async def test_a_first_commit_says_nothing_of_what_lies_below_where_the_floor_is_the_first_that_is_seen(world: World) -> None:
+    """Having had no commit does not tell from where on it was going to read."""
+    owner = await world.begin()
+    await world.rounds()
+    owner.fold_log(log_read(100, 110, log_start=50))
+    await world.rounds()
+    assert await world.commit(80, start=50) == [("received", None, 80)]
+    await world.settle()
+    await until(lambda: world.row().floor_offset == 80, "the row")
+    assert (world.row().missing, world.row().explained, world.told()) == (0, {}, [])
+
+
 async def test_a_commit_beyond_the_end_waits_for_the_log(world: World) -> None:
     owner = await world.begin()
     world.brokers.commits[HERE] = 105
