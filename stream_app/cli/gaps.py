@@ -32,8 +32,9 @@ Example:
 @with_json
 @with_worker_url
 def command(url: str, token: str | None, filters: Filters, explained_too: bool, as_json: bool) -> None:
-    """List open gaps, by topic, partition, sink and offset; the whole list, however long."""
-    found = list(WorkerClient(url, token).gaps(filters, explained_too=explained_too))
+    """List open gaps, by topic, partition, sink and offset; the whole list, however long. Sinks in no configuration have none."""
+    client = WorkerClient(url, token)
+    found = list(client.gaps(filters, explained_too=explained_too))
     if as_json:
         print_json({"gaps": found, "next": None})
         return
@@ -42,8 +43,18 @@ def command(url: str, token: str | None, filters: Filters, explained_too: bool, 
         _COLUMNS,
         [_row(gap, now_ms) for gap in found],
         style_of=lambda row: None if row[_CAUSE] in REASONS else "red",
-        empty="no such gaps" if filters or explained_too else "no open gaps; gapstream status says what is unknown",
+        empty="" if found else _why_none(client, filters, explained_too),
     )
+
+
+def _why_none(client: WorkerClient, filters: Filters, explained_too: bool) -> str:
+    sink = filters.sink
+    if sink is not None:
+        lines = client.listed(client.get("/api/status"), "status")
+        standing = [line.get("configured") for line in lines if line.get("sink") == sink and filters.topic in (None, line.get("topic"))]
+        if standing and not any(standing):
+            return f"sink {sink} stands in no configuration, so its gaps are not listed; gapstream partitions --sink {sink} has its numbers"
+    return "no such gaps" if filters or explained_too else "no open gaps; gapstream status says what is unknown"
 
 
 def _row(gap: Mapping[str, Any], now_ms: int) -> list[object]:

@@ -44,7 +44,7 @@ Example:
 @with_json
 @with_worker_url
 def command(url: str, token: str | None, filters: Filters, explained_too: bool, as_json: bool) -> None:
-    """List topics, partitions and sinks, one row each. With --cause: those rows that have a gap of that cause."""
+    """List topics, partitions and sinks, one row each. With --cause: those rows of which gapstream gaps lists one of that cause."""
     client = WorkerClient(url, token)
     rows = client.listed(client.get("/api/partitions", {"topic": filters.topic, "sink": filters.sink}), "partitions")
     if filters.partition is not None:

@@ -1,7 +1,7 @@
 """Prometheus series, computed at the scrape from the rows that this worker owns and from counters that the process keeps.
 
 What is unknown has no sample: an absent series can be alerted on, a zero that nobody counted can't be told from a good one.
-A revoked partition's series go away with its rows.
+A revoked partition's series go away with its rows. Sinks that stand in no configuration have none: nobody is to be paged for them.
 """
 
 from __future__ import annotations
@@ -221,9 +221,10 @@ class Metrics(Collector):
         """All series as of now."""
         rows = list(self._rows())
         one_of_log = list({(row.topic, row.partition): row for row in sorted(rows, key=lambda row: row.sink == LOG)}.values())
+        of_sinks = [row for row in rows if row.configured]
         for series in _row_series(self._view, self._clock_ms()):
             if not (self._by_topic and series.merge is None):
-                yield self._family(series, one_of_log if series.of_log else rows)
+                yield self._family(series, one_of_log if series.of_log else of_sinks)
         yield from self._process()
 
     def _family(self, series: Series, rows: list[Row]) -> Metric:

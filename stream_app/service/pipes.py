@@ -33,7 +33,7 @@ class Asked:
     """Whether what is open is told beyond the window, too."""
     topic: str | None = None
     sink: str | None = None
-    """None: every configured one."""
+    """None: every configured one. One that stands in no configuration has no gaps, but numbers where it is named."""
     allow: Allow | None = None
 
 
@@ -88,6 +88,8 @@ class Pipe:
     order: Callable[[Sequence[Any]], Any]
     open: bool = False
     """Whether it tells what is open beyond the window where nothing is said of that."""
+    of_gaps: bool = True
+    """Whether each of its rows says that something is missing: then none is of a sink that stands in no configuration."""
 
     def ask(self, view: StatusView, asked: Asked, now_ms: int) -> Found:
         """Everything that matches, in the pipe's order."""
@@ -99,15 +101,16 @@ class Pipe:
     def steps(self, view: StatusView, asked: Asked, now_ms: int, found: Found) -> Iterator[None]:
         """The same, one partition and sink a step, so that others may work in between; ``found`` is right after the last one."""
         start = now_ms // MINUTE_MS - asked.minutes
-        for part in _parts(view, asked, found, start):
+        for part in _parts(view, asked, found, start, strangers=asked.sink is not None and not self.of_gaps):
             found.rows += self.answer(part, start, asked, now_ms)
             yield
         found.rows.sort(key=self.order)
 
 
-def _parts(view: StatusView, asked: Asked, found: Found, start: int) -> Iterator[_Part]:
+def _parts(view: StatusView, asked: Asked, found: Found, start: int, *, strangers: bool) -> Iterator[_Part]:
+    """``strangers``: with sinks that stand in no configuration."""
     for row in view.rows(asked.topic, asked.sink, asked.allow):
-        if row.sink == LOG or not (row.configured or asked.sink is not None):
+        if row.sink == LOG or not (row.configured or strangers):
             continue
         key = (row.topic, row.partition, row.sink)
         minutes, size = view.minutes.of(key, 0 if asked.open and row.missing else start)
@@ -344,6 +347,7 @@ PIPES: Mapping[str, Pipe] = {
             60,
             _offset_stats,
             lambda row: (-row[0], row[1], row[2], row[8]),
+            of_gaps=False,
         ),
         Pipe(
             "offsets",
@@ -360,6 +364,7 @@ PIPES: Mapping[str, Pipe] = {
             60,
             _offsets,
             lambda row: (row[0], row[1], row[2], row[6]),
+            of_gaps=False,
         ),
     )
 }

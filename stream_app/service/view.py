@@ -339,7 +339,8 @@ class StatusView:
     def _status_line(self, topic: str, sink: str, judged: list[Judged], now_ms: int) -> dict[str, Any]:
         state = min((j.state for j in judged), key=STATES.index, default="unknown")
         never = sink != LOG and all(j.never_heard for j in judged)
-        rows = [] if never else [j.row for j in judged if j.row is not None]
+        reported = [j.row for j in judged if j.row is not None]
+        rows = [] if never else reported
         partitions = self.partition_count(topic, now_ms)
         # A partition without a row may lack anything: then nothing is known of the whole.
         whole = not never and partitions is not None and len(judged) >= partitions
@@ -348,7 +349,7 @@ class StatusView:
             "topic": topic,
             "sink": sink,
             "type": LOG if sink == LOG else self._config.get(topic, {}).get(sink),
-            "configured": sink == LOG or (any(row.configured for row in rows) if rows else True),
+            "configured": sink == LOG or not reported or any(row.configured for row in reported),
             "state": state,
             "reason": NEVER_HEARD if never and not any(j.row and j.row.unknown for j in judged) else _common_reason(state, judged),
             "partitions": partitions or len(judged) or None,
@@ -437,6 +438,9 @@ class StatusView:
     ) -> dict[str, Any]:
         """The answer of ``/api/gaps``: open gaps (with ``all`` explained ones too) by topic, partition, sink and offset.
 
+        It is what a fold of the alerts topic holds, so gaps of sinks that stand in no configuration are left out: of these
+        nothing is told there, and what was open of one that left was closed.
+
         ``next`` is the cursor of the next page, None on the last. A cursor names the last gap shown, so pages neither
         repeat nor leave out a gap that stays, whatever opens and closes between them.
 
@@ -449,6 +453,9 @@ class StatusView:
             wanted = topic in (None, key[0]) and partition in (None, key[1]) and sink in (None, key[2])
             if not wanted or (after is not None and key < after[:3]) or not (allow is None or allow(key[0], key[2])):
                 continue
+            row = self._row_of(key)
+            if row is None or not row.configured:
+                continue
             gaps = self.gaps_of(key)
             start = bisect_right(gaps, after[3:], key=_gap_order) if after is not None and key == after[:3] else 0
             for index in range(start, len(gaps)):
@@ -460,12 +467,17 @@ class StatusView:
                 found.append(_gap_json(key, gap))
         return {"gaps": found, "next": None}
 
+    def _row_of(self, key: RowKey) -> Row | None:
+        """As its owner flushed it; None: it was not reported."""
+        held = self._partitions.get(key[0], {}).get(key[1])
+        return None if held is None else next((row for row in held.rows if row.sink == key[2]), None)
+
     def gaps_of(self, key: RowKey) -> Sequence[Gap]:
         """All gaps of a row, ascending, open and explained ones; pages that an earlier owner left over are none."""
         if key not in self._gaps:
             return []
-        held = self._partitions.get(key[0], {}).get(key[1])
-        pages = next((row.pages for row in held.rows if row.sink == key[2]), 0) if held is not None else 0
+        row = self._row_of(key)
+        pages = 0 if row is None else row.pages
         merged = self._merged.get(key)
         if merged is None or merged[0] != pages:
             # Between two records of one flush a gap may stand on two pages.

@@ -6,10 +6,10 @@ import msgspec
 import pytest
 
 from stream_app.cli import client
-from stream_app.core.model import Gap, GapsRecord
+from stream_app.core.model import Gap, GapsRecord, StatusRecord
 from stream_app.service.view import StatusView
 from tests.cli.kit import Command, Served, cells
-from tests.web.kit import NOW
+from tests.web.kit import NOW, make_row
 
 
 def test_json_is_the_whole_list(gapstream: Command, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,6 +61,23 @@ def test_nothing_is_open(gapstream: Command, served: Served) -> None:
     served.worker.view = StatusView({}, 300)
     served.worker.view.loaded = True
     assert gapstream("gaps", *served.args()).out == "no open gaps; gapstream status says what is unknown\n"
+
+
+def test_gaps_of_a_sink_in_no_file_are_not_listed(gapstream: Command, served: Served) -> None:
+    """In JSON neither: there it is the answer of the worker."""
+    rows = [make_row("orders", 0, sink, missing=3, gaps=1) for sink in ("billing", "log", "warehouse")]
+    rows[0].configured = False
+    served.worker.view.apply(b"partition/orders/0", msgspec.json.encode(StatusRecord(topic="orders", partition=0, worker="w1", rows=rows)))
+    orders = ["--topic", "orders", *served.args()]
+    assert {gap["sink"] for gap in gapstream("gaps", "--json", *orders).json()["gaps"]} == {"log", "warehouse"}
+    assert gapstream("gaps", "--json", "--sink", "billing", *orders).json() == {"gaps": [], "next": None}
+    assert gapstream("gaps", "--sink", "billing", *orders).out == (
+        "sink billing stands in no configuration, so its gaps are not listed; gapstream partitions --sink billing has its numbers\n"
+    )
+    assert gapstream("gaps", "--sink", "nobody", *orders).out == "no such gaps\n"
+    assert gapstream("gaps", "--sink", "warehouse", "--cause", "expired", *orders).out == "no such gaps\n"
+    assert "payments" in gapstream("gaps", "--sink", "billing", *served.args()).out, "it stands in that topic's"
+    assert gapstream("gaps", "--sink", "billing", "--cause", "expired", *served.args()).out == "no such gaps\n"
 
 
 def test_a_reason_needs_all(gapstream: Command, served: Served) -> None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from stream_app.core.model import StatusRecord
 from tests.cli.kit import Command, Served, cells
-from tests.web.kit import NOW
+from tests.web.kit import NOW, make_row
 
 
 def test_json_is_the_answer_itself(gapstream: Command, served: Served) -> None:
@@ -25,6 +27,16 @@ def test_json_is_the_answer_itself(gapstream: Command, served: Served) -> None:
 )
 def test_filters(gapstream: Command, served: Served, filters: list[str], rows: int) -> None:
     assert len(gapstream("partitions", "--json", *filters, *served.args()).json()["partitions"]) == rows
+
+
+def test_by_cause_no_row_of_a_sink_in_no_file(gapstream: Command, served: Served) -> None:
+    """Its gaps are not listed; without a cause its row is."""
+    rows = [make_row("orders", 0, sink, missing=3, gaps=1) for sink in ("billing", "log", "warehouse")]
+    rows[0].configured = False
+    served.worker.view.apply(b"partition/orders/0", msgspec.json.encode(StatusRecord(topic="orders", partition=0, worker="w1", rows=rows)))
+    orders = ["--topic", "orders", "--json", *served.args()]
+    assert len(gapstream("partitions", *orders).json()["partitions"]) == 3
+    assert [row["sink"] for row in gapstream("partitions", "--cause", "not_received", *orders).json()["partitions"]] == ["log", "warehouse"]
 
 
 def test_the_table(gapstream: Command, served: Served) -> None:

@@ -41,8 +41,18 @@ def test_what_is_unknown_says_so_and_why(gapstream: Command, served: Served) -> 
     assert lines[3][:2] == ["orders", "stray (in no file)"]
     assert lines[4] == ["orders", "warehouse", *["unknown"] * 3, "unknown of 1", *["unknown"] * 3, "never heard of"]
     assert gapstream("status", *served.args()).out.splitlines()[-1] == (
-        "9 records are known to be missing, in 3 partitions of 3 of 7 sinks; 7 of 7 sinks are unknown."
+        "9 records are known to be missing, in 3 partitions of 3 of 6 sinks; 6 of 6 sinks are unknown."
     )
+
+
+def test_what_sinks_in_no_file_lack_is_shown_and_not_counted(gapstream: Command, served: Served) -> None:
+    """The sum is what gapstream gaps lists."""
+    rows = [make_row("orders", 0, sink, missing=3, gaps=1) for sink in ("billing", "log", "stray", "warehouse")]
+    rows[2].configured = False
+    served.worker.view.apply(b"partition/orders/0", msgspec.json.encode(StatusRecord(topic="orders", partition=0, worker="w1", rows=rows)))
+    lines = gapstream("status", *served.args()).out.splitlines()
+    assert cells(lines[3])[1:5] == ["stray (in no file)", "gaps", "2023-11-14T22:13:20.000Z " + cells(lines[3])[3][25:], "3"]
+    assert lines[-1] == "18 records are missing, in 6 partitions of 6 of 6 sinks."
 
 
 def test_nothing_known_is_not_nothing_missing(gapstream: Command, served: Served) -> None:

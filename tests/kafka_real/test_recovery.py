@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import yaml
 from aiokafka import AIOKafkaProducer
 
 from tests.campaign import spine
@@ -67,7 +68,7 @@ class Bench:
             assert (row["records"], row["duplicates"], row["observed"]) == (records, 0, records - row["missing"])
 
 
-TESTS = 5
+TESTS = 6
 """Of this module: each has a bench of its own, and all of them are started at once."""
 
 
@@ -165,7 +166,25 @@ def test_a_sink_that_stands_in_no_file_is_listed_apart(bench: Bench) -> None:
     stranger.received(bench.topic, 0, [10, 14], [20, 24])
     late = {"missing": 5, "duplicates": 5}
     eventually(lambda: bench.row(0, "stranger").items() >= late.items(), "what it said late, and twice")
-    assert {key[2] for key in spine.folded(bench.rig).open} == {"billing"}, "nobody is alerted"
+    assert {key[2] for key in spine.folded(bench.rig).open} == {key[2] for key in bench.gaps()} == {"billing"}, "nobody is alerted"
     assert bench.worker.stop() == 0
     assert bench.restart() < READY_S
     assert (bench.row(0, "stranger")["configured"], bench.row(0, "stranger")["missing"]) == (False, 5)
+
+
+def test_gaps_of_a_sink_that_left_the_file_are_in_no_list(bench: Bench) -> None:
+    config = yaml.safe_load(bench.rig.config.read_text())
+    config["topics"][bench.topic]["sinks"] = {}
+    bench.rig.config.write_text(yaml.safe_dump(config))
+    assert bench.worker.stop() == 0
+    assert bench.restart() < READY_S
+    eventually(lambda: not any(bench.row(partition)["configured"] for partition in (0, 1)), "it left both partitions")
+    alerts = spine.folded(bench.rig)
+    assert ([gaps for gaps in alerts.open.values() if gaps], alerts.faults) == ([], [])
+    assert bench.gaps() == {}
+    ran = bench.worker.cli("gaps", "--sink", "billing")
+    assert (ran.returncode, ran.stdout.split(",")[0]) == (0, "sink billing stands in no configuration")
+    assert [bench.row(partition)["missing"] for partition in (0, 1)] == [10, 10], "its numbers stay"
+    assert bench.worker.cli("status").stdout.splitlines()[-1] == "0 records are missing."
+    assert 'sink="log"' in bench.worker.text("/metrics")
+    assert 'sink="billing"' not in bench.worker.text("/metrics")

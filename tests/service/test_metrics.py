@@ -101,6 +101,24 @@ def test_the_log_is_a_sink_and_tells_its_offsets_once() -> None:
     assert scrape.value("gapstream_sink_unknown", sink="log") == 0
 
 
+def test_sinks_in_no_file_have_no_series() -> None:
+    """Nobody is alerted of them, and rules of Prometheus are alerts."""
+    lost: dict[str, Any] = {
+        "missing": 7,
+        "missing_by_cause": {"expired": 7},
+        "gaps": 2,
+        "oldest_gap_opened_at_ms": NOW,
+        "expires_at_ms": NOW,
+    }
+    stranger = row(sink="stranger", configured=False, complete_bound_ms=NOW - 70_000, **lost)
+    left = row(sink="left", configured=False, heard=False)
+    for granularity in ("partition", "topic"):
+        scrape = Scrape(row(), stranger, left, row(sink="log"), granularity=granularity)
+        told = {s.labels["sink"] for family in scrape.families.values() for s in family.samples if "sink" in s.labels}
+        assert told == {"billing", "log"}
+    assert Scrape(stranger).value("gapstream_log_records_total") == 95, "the log's are of no sink"
+
+
 def test_what_is_unknown_is_absent_but_for_the_flag_that_says_so() -> None:
     nothing: dict[str, Any] = dict.fromkeys(("horizon_offset", "observed", "missing", "gaps", "duplicates", "lag", "end_read_ms"))
     silent = row(heard=False, complete_known=False, **nothing)

@@ -340,6 +340,32 @@ def test_a_sink_in_no_file_is_kept_apart(cluster: Cluster) -> None:
     assert cluster.partition(sink="stray")["configured"] is False
 
 
+@pytest.mark.parametrize("all_of_them", [False, True])
+def test_gaps_of_a_sink_in_no_file_are_not_listed_and_its_numbers_are(cluster: Cluster, all_of_them: bool) -> None:
+    """A fold of the alerts topic has none of them."""
+    stray = row(sink="stray", configured=False, missing=3, gaps=1, pages=1)
+    cluster.rows(0, row(missing=1, gaps=1, pages=1), row(sink="log", missing=1, gaps=1, pages=1), stray)
+    open_one, explained = Gap(first=5, stop=8, count=3, cause="not_received"), Gap(first=9, stop=10, count=1, cause="tombstone", open=False)
+    for sink in ("billing", "log", "stray"):
+        cluster.gaps(open_one, explained, sink=sink)
+
+    def listed(**asked: Any) -> set[str]:
+        return {gap["sink"] for gap in cluster.view.gaps(NOW, all=all_of_them, **asked)["gaps"]}
+
+    assert listed() == {"billing", "log"}
+    assert listed(sink="stray") == set(), "nor where somebody names it"
+    assert (cluster.partition(sink="stray")["missing"], cluster.status("stray")["missing"]) == (3, 3)
+    assert [gap.first for gap in cluster.view.gaps_of(("orders", 0, "stray"))] == [5, 9], "explain knows them"
+    cluster.rows(0, row(), row(sink="log"), row(sink="stray", missing=3, gaps=1, pages=1))
+    assert listed() == {"stray"}, "it was put into the file"
+
+
+def test_a_sink_that_left_the_file_and_was_never_heard_of_is_in_none(cluster: Cluster) -> None:
+    cluster.rows(0, row(sink="stray", configured=False, heard=False))
+    line = cluster.status("stray")
+    assert (line["configured"], line["state"], line["missing"]) == (False, "unknown", None)
+
+
 def test_while_a_topic_grows_the_newest_count_is_taken() -> None:
     cluster = Cluster(4)
     cluster.beat("old", topics={"orders": 2})
