@@ -37,6 +37,7 @@ def test_limits_are_those_of_the_program() -> None:
     assert f"{VALUE_BYTES_MAX // MIB} MiB and {RUNS_MAX:,} runs" in OBSERVING
     assert f"up to {REASON_CHARS_MAX:,} characters" in OBSERVING
     assert f"({observe.END_SECONDS:g} s at the end of the input, {observe.STOP_SECONDS:g} s after a signal)" in OBSERVING
+    assert f"where a log ends for {observe.END_SECONDS:g} s ({observe.STOP_ENDS_SECONDS:g} s after a signal)" in OBSERVING
     assert f"the first {observe.REJECTED_LISTED_MAX:,} are listed" in OBSERVING
     assert f"more than {BODY_BYTES_MAX // MIB} MiB, or than {LINES_MAX:,} lines" in HTTP
     assert f"more than {HELD_BYTES_MAX // MIB} MiB, or {REQUESTS_MAX} requests" in HTTP

@@ -9,15 +9,16 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import click
 
+from stream_app.cli.ends import AdminLike, Ends
 from stream_app.cli.main import EXIT_COULD_NOT_TELL, warn, with_config, with_json
 from stream_app.cli.output import print_json_line, text
-from stream_app.cli.reports import BadLine, Lines, Partition, Report, Reports, coordinates, json_fields, plain
+from stream_app.cli.reports import BadLine, Lines, Partition, Report, Reports, Said, coordinates, json_fields, plain
 from stream_app.errors import Unavailable, UsageError
 
 if TYPE_CHECKING:
@@ -31,9 +32,11 @@ CALL_SECONDS = 10.0
 GROW_SECONDS = 20.0
 """A worker lets the observations topic grow with the watched one within five seconds; then clients have to hear of it."""
 END_SECONDS = 30.0
-"""What was read has so long to be acknowledged at the end of the input: brokers may be restarting."""
+"""What was read has so long to be acknowledged at the end of the input, and logs to tell where they end: brokers may be restarting."""
 STOP_SECONDS = 8.0
-"""The same after a signal: whoever sent it kills after ten."""
+"""For both after a signal: whoever sent it kills after ten."""
+STOP_ENDS_SECONDS = STOP_SECONDS / 2
+"""Of these for where logs end: what is taken then has to be acknowledged still."""
 DRAIN_SECONDS = 1.0
 """After a signal so long is read what is there already."""
 FLIGHT_SECONDS = 0.05
@@ -70,7 +73,7 @@ Example:
   echo orders 3 100 199 | gapstream observe --sink billing
   gapstream observe --sink billing --source nightly < observations.ndjson
 
-Exit codes: 0 all lines are written, 1 some are no observations, 2 usage, 3 Kafka did not acknowledge all of them."""
+Exit codes: 0 all lines are written, 1 some could not be taken, 2 usage, 3 Kafka did not acknowledge all of them."""
 )
 @click.option("--sink", required=True, metavar="S", help="The sink that reports.")
 @click.option("--source", metavar="NAME", help="Name of the source; then every line is JSON with a sequence. Default: a random one.")
@@ -79,7 +82,8 @@ Exit codes: 0 all lines are written, 1 some are no observations, 2 usage, 3 Kafk
 def command(config: Config, sink: str, source: str | None, as_json: bool) -> int:
     """Report what a sink has received, as lines on standard input.
 
-    A line is "topic partition offset [last]", or an observation in JSON. Each line counts, and is sent within a second.
+    A line is "topic partition offset [last]", or an observation in JSON. Each line counts, and is sent within a second. Lines about
+    offsets that are not in the log yet are told on stderr and left out, as all that can't be taken.
     """
     _check_names(sink, source)
     with Stop() as stop:
@@ -142,6 +146,13 @@ class Stop:
         os.close(self._wake)
 
 
+class _Bad(NamedTuple):
+    """A line that can't be taken, until it is its turn to be told."""
+
+    line: int
+    error: str
+
+
 class Observe:
     """One run of the command."""
 
@@ -153,9 +164,10 @@ class Observe:
         stop: Stop,
         *,
         make_producer: Callable[[dict[str, Any]], ProducerLike] | None = None,
+        make_admin: Callable[[dict[str, Any]], AdminLike] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``make_producer``: confluent-kafka's, unless another one is given."""
+        """``make_producer``, ``make_admin``: confluent-kafka's, unless others are given."""
         self.lines = Lines()
         self.bad_lines = self.accepted = self.observations = self.in_flight_lines = 0
         self.rejected: list[tuple[int, str]] = []
@@ -170,7 +182,10 @@ class Observe:
         """As plain lines name them."""
         self._warned: set[str] = set()
         self._progress_at: float | None = clock() if sys.stderr.isatty() else None
+        self._stop_by = float("inf")
+        """Set when a signal is noticed."""
         self._producer, self._topics = _connect(config, make_producer)
+        self._ends = Ends(lambda: _settings(config), make_admin)
 
     @property
     def unacknowledged(self) -> int:
@@ -238,13 +253,19 @@ class Observe:
         if not self._refused:
             self._send(None)
         seconds = END_SECONDS if self._failure is None and not self._stop.asked else STOP_SECONDS
-        deadline = self._clock() + seconds
+        deadline = min(self._clock() + seconds, self._stopping())
         while self.in_flight_lines and not self._refused and self._clock() < deadline:
             self._producer.poll(FLIGHT_SECONDS)
             self._tell_progress(self._clock())
         self._clear_progress()
         if self.in_flight_lines and self._failure is None:
             self._failure = f"Kafka did not acknowledge within {seconds:g} s: see bootstrap.servers and whether the brokers are up"
+
+    def _stopping(self) -> float:
+        """By when all has to be over, for a signal that came."""
+        if self._stop.asked:
+            self._stop_by = min(self._stop_by, self._clock() + STOP_SECONDS)
+        return self._stop_by
 
     def _tell_progress(self, now: float) -> None:
         if self._progress_at is not None and now >= self._progress_at:
@@ -259,40 +280,87 @@ class Observe:
 
     # --- lines in -----------------------------------------------------------------------------------------------------
 
-    def _take(self, lines: Any) -> None:
+    def _take(self, lines: Iterable[tuple[int, bytes | None]]) -> None:
+        """Take the lines of one read. Where logs end is asked for once, for all that speak of more than is known of theirs."""
+        said, failed = self._understand(lines)
+        above = {one.partition for one in said if isinstance(one, Said) and one.is_above}
+        unknown = self._find_ends(above) if above else {}
+        for one in said:
+            if isinstance(one, _Bad):
+                self._reject(one.line, one.error)
+            elif not one.is_above:
+                self._put(one)
+            elif one.partition in unknown:
+                where = f"{one.partition.topic}/{one.partition.number}"
+                why = self._failure or f"it is not known where {where} ends: {unknown[one.partition]}"
+                raise Unavailable(f"{why}; nothing was taken from line {one.line} on")
+            else:
+                self._reject(one.line, one.why_above())
+        if failed is not None:
+            raise failed
+
+    def _understand(self, lines: Iterable[tuple[int, bytes | None]]) -> tuple[list[Said | _Bad], Unavailable | None]:
+        """What the lines say, up to the first one that can't be looked into, and why that is so."""
+        said: list[Said | _Bad] = []
         for number, line in lines:
             try:
-                self._take_line(number, line)
+                one = self._read_line(number, line)
+                if one is not None:
+                    said.append(one)
             except BadLine as error:
-                self._reject(number, str(error))
+                said.append(_Bad(number, str(error)))
             except Unavailable as error:
-                raise Unavailable(f"{error}; nothing was taken from line {number} on") from error
+                return said, Unavailable(f"{error}; nothing was taken from line {number} on")
+        return said, None
 
-    def _take_line(self, number: int, line: bytes | None) -> None:
+    def _find_ends(self, partitions: Iterable[Partition]) -> dict[Partition, str]:
+        """Ask where these end; those that did not tell, and why."""
+        deadline = self._clock() + END_SECONDS
+
+        def go_on() -> bool:
+            now = self._clock()
+            self._send(now)
+            self._producer.poll(0)
+            self._tell_progress(now)
+            stopping = self._stopping() - STOP_SECONDS + STOP_ENDS_SECONDS
+            return self._failure is None and now < min(deadline, stopping)
+
+        return self._ends.find(partitions, go_on)
+
+    def _put(self, said: Said) -> None:
+        now = self._clock()
+        if said.fields is None:
+            self.reports.gather(said.partition, said.first, said.stop, now)
+            return
+        if not self.reports.add(said.fields, said.line, said.partition, now):
+            where, sequence = f"{said.partition.topic}/{said.partition.number}", said.fields["sequence"]
+            self._warn_once(f"line {said.line}: sequence {sequence} of {where} is not above those before it: it counts as a repeat")
+
+    def _read_line(self, number: int, line: bytes | None) -> Said | None:
+        """None: it is blank. Raises BadLine and Unavailable."""
         if line is None:
             raise BadLine("it is longer than an observation may be")
         if line.lstrip().startswith(b"{"):
-            self._take_json(number, line)
-        elif line.strip():
-            self._take_plain(line)
+            return self._read_json(number, line)
+        return self._read_plain(number, line) if line.strip() else None
 
-    def _take_plain(self, line: bytes) -> None:
+    def _read_plain(self, number: int, line: bytes) -> Said:
         if self._source is not None:
             raise BadLine("it has no sequence, and --source needs one: write JSON, or leave --source out")
         found = plain(line)
         partition = self._known.get((found.topic, found.partition))
         if partition is None:
             partition = self._known[found.topic, found.partition] = self._find(*coordinates(found))
-        self.reports.gather(partition, found.first, found.stop, self._clock())
+        return Said(number, partition, found.first, found.stop, 0, None)
 
-    def _take_json(self, number: int, line: bytes) -> None:
+    def _read_json(self, number: int, line: bytes) -> Said:
         fields = json_fields(line, self.reports.sink, self._source)
         if self._source is None and fields.get("sequence") is not None:
             self._warn_once(f"line {number} has a sequence, which counts with --source only: read again, it is a duplicate")
-        rising = self.reports.add(fields, number, self._find(fields["topic"], fields["partition"]), self._clock())
-        if not rising:
-            where = f"{fields['topic']}/{fields['partition']}"
-            self._warn_once(f"line {number}: sequence {fields['sequence']} of {where} is not above those before it: it counts as a repeat")
+        partition = self._find(fields["topic"], fields["partition"])
+        found = self.reports.check(fields, partition)
+        first, stop = (found.runs[0][0], found.runs[-1][1]) if found.runs else (0, 0)
+        return Said(number, partition, first, stop, found.claim or 0, fields)
 
     def _find(self, topic: str, number: int) -> Partition:
         """Raises BadLine where there is no such partition, Unavailable where that can't be asked."""
@@ -361,16 +429,23 @@ def _connect(config: Config, make_producer: Callable[[dict[str, Any]], ProducerL
     from confluent_kafka import KafkaException, Producer
 
     from gapstream_sidecar.settings import producer_settings
-    from stream_app.kafka.clients import KafkaClients, describe_kafka_error
+    from stream_app.kafka.clients import describe_kafka_error
     from stream_app.sinks.observation import VALUE_BYTES_MAX
 
-    settings = producer_settings(KafkaClients(config.kafka).confluent(), 4 * BACKLOG_BYTES_MAX)
+    settings = producer_settings(_settings(config), 4 * BACKLOG_BYTES_MAX)
     settings["message.max.bytes"] = VALUE_BYTES_MAX + READ_BYTES  # the broker judges what is left of it when it is compressed
     try:
         producer = (make_producer or Producer)(settings)
     except KafkaException as error:
         raise Unavailable(describe_kafka_error(error)) from error
     return producer, Topics(producer, config.app.id)
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """How a client connects."""
+    from stream_app.kafka.clients import KafkaClients
+
+    return KafkaClients(config.kafka).confluent()
 
 
 class Topics:

@@ -66,10 +66,12 @@ class _Gathered:
 class Partition:
     """What is to be said about one partition."""
 
-    __slots__ = ("due", "gathered", "number", "ready", "sent_at", "sequence", "topic")
+    __slots__ = ("due", "end", "gathered", "number", "ready", "sent_at", "sequence", "topic")
 
     def __init__(self, topic: str, number: int) -> None:
         self.topic, self.number = topic, number
+        self.end = 0
+        """Its log reaches so far at least. Nothing above may be put: it would be rejected, with all that is said beside it."""
         self.gathered: list[_Gathered] = []
         self.ready: deque[Report] = deque()
         self.sequence = -1
@@ -119,14 +121,20 @@ class Reports:
         if partition.due is None:
             self._wait(partition, max(now, partition.sent_at + INTERVAL_S))
 
-    def add(self, fields: dict[str, Any], line: int, partition: Partition, now: float) -> bool:
-        """A line of JSON, after what was gathered before it; whether its sequence is above those before it.
+    def check(self, fields: dict[str, Any], partition: Partition) -> Observation:
+        """What a line of JSON says. Raises BadLine when it is no observation."""
+        if not self.numbered:
+            fields |= {"source": self.source, "sequence": MAX_OFFSET}  # until it is added; none is longer
+        try:
+            return parse(msgspec.json.encode(fields), partition.topic, partition.number)
+        except Rejected as error:
+            raise BadLine(str(error)) from error
 
-        Raises BadLine when it is no observation.
-        """
+    def add(self, fields: dict[str, Any], line: int, partition: Partition, now: float) -> bool:
+        """A line of JSON that was checked, after what was gathered before it; whether its sequence is above those before it."""
         if not self.numbered:
             fields |= {"source": self.source, "sequence": partition.sequence + len(partition.gathered) + 1}
-        value = _value(fields, partition)
+        value = msgspec.json.encode(fields)
         self._close(partition)
         sequence: int = fields["sequence"]
         rising = sequence > partition.sequence
@@ -219,6 +227,42 @@ class Lines:
         return self.number, line
 
 
+class Said(NamedTuple):
+    """What a line says, until it is known whether its log reaches so far."""
+
+    line: int
+    """Its number."""
+    partition: Partition
+    first: int
+    stop: int
+    """Offsets of a plain line; of one of JSON the lowest and one past the highest."""
+    claim: int
+    """0: none."""
+    fields: dict[str, Any] | None
+    """None: it is a plain line."""
+
+    @property
+    def is_above(self) -> bool:
+        """Whether it speaks of more than the log is known to have."""
+        return max(self.stop, self.claim) > self.partition.end
+
+    def why_above(self) -> str:
+        """What is wrong with one that is, and how to mend it."""
+        topic, number, end = self.partition.topic, self.partition.number, self.partition.end
+        ends = f"{topic}/{number} ends at {end}: "
+        if self.stop <= end:
+            return f"{ends}its claim {self.claim} is above"
+        last = self.stop - 1
+        if self.fields is not None:
+            return f"{ends}its offset {last} was not written yet, and nothing of the line is taken: leave out what is above"
+        if self.first == last:
+            return f"{ends}offset {last} was not written yet"
+        if self.first >= end:
+            return f"{ends}offsets {self.first} to {last} were not written yet"
+        missing = f"offset {last} was" if end == last else f"offsets {end} to {last} were"
+        return f"{ends}{missing} not written yet, and nothing of the line is taken: write {topic} {number} {self.first} {end - 1} instead"
+
+
 class Plain(NamedTuple):
     """``topic partition offset [last]``."""
 
@@ -278,15 +322,6 @@ def _set(fields: dict[str, Any], name: str, wanted: str) -> None:
         fields[name] = wanted
     elif fields[name] != wanted:
         raise BadLine(f"its {name} is {str(fields[name])[:100]!r}, not {wanted!r} as --{name} says")
-
-
-def _value(fields: dict[str, Any], partition: Partition) -> bytes:
-    try:
-        value = msgspec.json.encode(fields)
-        parse(value, partition.topic, partition.number)
-    except Rejected as error:
-        raise BadLine(str(error)) from error
-    return value
 
 
 def _shown(text: bytes) -> str:

@@ -12,13 +12,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import OFFSET_INVALID, IsolationLevel, KafkaError, KafkaException, TopicPartition
 
+from stream_app.cli import ends
 from stream_app.cli import observe as command
 from stream_app.cli.observe import Observe, Stop
 from stream_app.config import Config, load
@@ -45,14 +47,19 @@ def observation(sequence: int | None = None, **fields: Any) -> str:
 # --- the command --------------------------------------------------------------------------------------------------------
 
 
+RECORDS = 100
+
+
 class Broker:
-    """An embedded broker with the watched topic and its observations, four partitions each."""
+    """An embedded broker with the watched topic and its observations, four partitions each, two of them with records."""
 
     def __init__(self) -> None:
         self._broker = EmbeddedBroker()
         self._broker.make(["orders", OBSERVED])
         self.bootstrap = self._broker.bootstrap
         self._kit = KafkaKit(self.bootstrap)
+        for partition in (0, 1):
+            self._kit.produce("orders", partition, RECORDS)
 
     def written(self, partition: int = 0) -> list[dict[str, Any]]:
         values = [message.value() for message in self._kit.read(OBSERVED, partition)]
@@ -104,6 +111,40 @@ def test_bad_lines_are_told_with_their_numbers_and_the_others_are_written(observ
     (written,) = broker.written()
     assert answer == {"accepted": 2, "bad_lines": 4, "unacknowledged": 0, "observations": 1, "source": written["source"]}
     assert written["runs"] == [[5, 6]]
+
+
+def test_lines_beyond_the_logs_end_are_bad_and_take_no_others_along(observe: Callable[..., Ran], broker: Broker) -> None:
+    """What the worker rejects, it rejects whole: good lines must not stand in one observation with such a line."""
+    lines = [
+        "orders 0 5",
+        "orders 0 1200",
+        "orders 0 98 103",
+        "orders 0 6",
+        "orders 0 100 101",
+        "orders 0 99 100",
+        "orders 2 0",
+        "orders 0 99",
+    ]
+    claims = [observation(runs=[[1, 2], [100, 100]]), observation(claim=101), observation(claim=100)]
+    ran = observe("\n".join(lines) + "\n" + "".join(claims), "--json")
+    assert ran.code == 1
+    assert ran.err.splitlines() == [
+        "line 2: orders/0 ends at 100: offset 1200 was not written yet",
+        "line 3: orders/0 ends at 100: offsets 100 to 103 were not written yet, and nothing of the line is taken: "
+        "write orders 0 98 99 instead",
+        "line 5: orders/0 ends at 100: offsets 100 to 101 were not written yet",
+        "line 6: orders/0 ends at 100: offset 100 was not written yet, and nothing of the line is taken: write orders 0 99 99 instead",
+        "line 7: orders/2 ends at 0: offset 0 was not written yet",
+        "line 9: orders/0 ends at 100: its offset 100 was not written yet, and nothing of the line is taken: leave out what is above",
+        "line 10: orders/0 ends at 100: its claim 101 is above",
+        "7 of 11 lines could not be taken, see above",
+    ]
+    answer = json.loads(ran.out)
+    assert [f"line {one['line']}: {one['error']}" for one in answer["rejected"]] == ran.err.splitlines()[:7]
+    assert (answer["accepted"], answer["bad_lines"]) == (4, 7)
+    said = broker.written(0)
+    assert [(one["runs"], one.get("claim"), one["sequence"]) for one in said] == [([[5, 6], [99, 99]], None, 0), ([[1, 2]], 100, 1)]
+    assert broker.written(2) == []
 
 
 def test_a_named_source_keeps_its_sequences(observe: Callable[..., Ran], broker: Broker) -> None:
@@ -266,12 +307,56 @@ class Producer:
         return SimpleNamespace(topics={topic: SimpleNamespace(error=error, partitions=dict.fromkeys(range(count)))})
 
 
+class Admin:
+    """Tells where logs end, or fails as ``failures`` say for each time that it is asked; None: no answer."""
+
+    def __init__(self) -> None:
+        self.ends: dict[int, int] = {}
+        """By partition; where nothing is said, far away."""
+        self.asked: list[list[int]] = []
+        self.failures: deque[dict[int, KafkaError | None]] = deque()
+        self.open: list[tuple[int, Future[Any]]] = []
+        self.confs: list[dict[str, Any]] = []
+        """Of each client."""
+
+    def __call__(self, conf: dict[str, Any]) -> Admin:
+        self.confs.append(conf)
+        return self
+
+    def list_offsets(
+        self, wanted: dict[TopicPartition, Any], /, *, isolation_level: Any, request_timeout: float
+    ) -> dict[TopicPartition, Future[Any]]:
+        assert isolation_level is IsolationLevel.READ_UNCOMMITTED, "else it would be the last stable offset"
+        failures = self.failures.popleft() if self.failures else {}
+        self.asked.append(sorted(one.partition for one in wanted))
+        futures: dict[TopicPartition, Future[Any]] = {one: Future() for one in wanted}
+        for one, future in futures.items():
+            error = failures.get(one.partition)
+            if error is not None:
+                future.set_exception(KafkaException(error))
+            elif one.partition in failures:
+                self.open.append((one.partition, future))
+            else:
+                self._answer(one.partition, future)
+        return futures
+
+    def _answer(self, partition: int, future: Future[Any]) -> None:
+        future.set_result(SimpleNamespace(offset=self.ends.get(partition, 2**40)))
+
+    def answer(self) -> None:
+        """What was not answered yet."""
+        for one in self.open:
+            self._answer(*one)
+        self.open.clear()
+
+
 class World:
     """One run, with a pipe for its standard input."""
 
     def __init__(self, config: Config, stop: Stop, source: str | None = None) -> None:
         self.made: list[Producer] = []
-        self.observe = Observe(config, "billing", source, stop, make_producer=self._make)
+        self.admin = Admin()
+        self.observe = Observe(config, "billing", source, stop, make_producer=self._make, make_admin=self.admin)
         (self.producer,) = self.made
         self.stdin, self.pipe = os.pipe()
 
@@ -396,6 +481,110 @@ def test_a_partition_that_nobody_sees_to(world: World, monkeypatch: pytest.Monke
     failure = world.run()
     assert failure == f"topic {OBSERVED} has 2 partitions, not 3: start a worker, which sees to it; nothing was taken from line 2 on"
     assert (world.observe.accepted, world.observe.unacknowledged) == (1, 0), "what was taken before is written all the same"
+
+
+ONE_LINE = len("orders 0 1\n")
+"""As ``READ_BYTES``: each line is read by itself."""
+AWAY = KafkaError(KafkaError._TRANSPORT, "away")
+
+
+def runs(world: World) -> list[tuple[int, list[list[int]]]]:
+    return [(partition, said["runs"]) for _, partition, said in world.producer.records]
+
+
+def test_ends_are_asked_for_once_a_read_and_only_where_a_line_is_above(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.admin.ends = {0: 5, 1: 2}
+    world.write("orders 0 1\norders 1 1\norders 0 2\norders 0 7\norders 0 3\n", ended=False)
+    world.observe._turn(world.stdin)
+    assert (world.admin.asked, world.observe.rejected) == ([[0, 1]], [(4, "orders/0 ends at 5: offset 7 was not written yet")])
+    monkeypatch.setattr(command, "READ_BYTES", ONE_LINE)
+    world.admin.ends = {0: 9}
+    world.write("orders 0 4\norders 0 6\norders 0 8\norders 0 0\n" + observation(claim=9), ended=True)
+    assert world.run() is None
+    assert world.admin.asked == [[0, 1], [0]], "the log is known to reach up to 9 now"
+    assert (world.observe.accepted, world.observe.bad_lines) == (9, 1)
+    assert world.admin.confs == [{"client.id": "gapstream", "log_level": 2, "bootstrap.servers": "b:1"}], "one client, and kept"
+
+
+def test_ends_that_are_not_told_at_once_are_asked_for_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ends, "AGAIN_SECONDS", 0.001)
+    world.admin.failures += [{0: AWAY, 1: AWAY}, {1: KafkaError(KafkaError.NOT_LEADER_FOR_PARTITION)}]
+    world.admin.ends = {1: 1}
+    world.write("orders 0 1\norders 1 1\norders 1 0\n")
+    assert world.run() is None
+    assert world.admin.asked == [[0, 1], [0, 1], [1]]
+    assert len(world.admin.confs) == 3, "a client keeps to the leaders that it knows, so another one asks again"
+    assert (world.observe.accepted, world.observe.rejected) == (2, [(2, "orders/1 ends at 1: offset 1 was not written yet")])
+
+
+def test_an_end_below_zero_is_none(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """librdkafka tells it, and no error, where the connection to the leader broke."""
+    monkeypatch.setattr(ends, "AGAIN_SECONDS", 0.001)
+    told = iter([OFFSET_INVALID, 3])
+    monkeypatch.setattr(world.admin, "_answer", lambda partition, future: future.set_result(SimpleNamespace(offset=next(told))))
+    world.write("orders 0 2\n")
+    assert world.run() is None
+    assert (world.observe.accepted, world.admin.asked, len(world.admin.confs)) == (1, [[0], [0]], 2)
+
+
+def test_ends_that_are_never_told(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(ends, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(command, "END_SECONDS", 0.2)
+    world.admin.failures += [{1: AWAY}] * 1_000
+    world.write("orders 0 1\nnonsense\norders 0 3\norders 1 1\nnonsense\norders 0 4\n")
+    failure = world.run()
+    assert failure is not None
+    assert failure.startswith("it is not known where orders/1 ends: Kafka can't be reached (away)")
+    assert failure.endswith("; nothing was taken from line 4 on")
+    assert (runs(world), world.observe.accepted, world.observe.unacknowledged) == ([(0, [[1, 1], [3, 3]])], 2, 0)
+    assert capsys.readouterr().err.startswith("line 2: ")
+    assert len(world.admin.asked) > 2
+
+
+def test_a_refusal_to_tell_ends_is_not_waited_for(world: World) -> None:
+    world.admin.failures.append({0: KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED, "not you")})
+    world.write("orders 1 1\norders 0 1\n")
+    failure = world.run()
+    assert failure is not None
+    assert "orders/0 ends: Kafka's ACLs forbid it (not you)" in failure
+    assert failure.endswith("; nothing was taken from line 2 on")
+    assert (world.admin.asked, world.observe.accepted) == ([[0, 1]], 1)
+
+
+def test_what_was_taken_leaves_and_is_acknowledged_while_ends_are_awaited(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "READ_BYTES", ONE_LINE)
+    world.admin.failures += [{}, {1: None}]
+
+    def at_poll() -> None:
+        if world.observe.accepted == 1:
+            world.admin.answer()
+
+    world.producer.at_poll = at_poll
+    world.write("orders 0 1\norders 1 1\n")
+    assert world.run() is None
+    assert (world.observe.accepted, world.admin.asked) == (2, [[0], [1]])
+
+
+def test_a_signal_while_ends_are_awaited(world: World, stop: Stop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "STOP_ENDS_SECONDS", 0.2)
+    world.admin.failures.append({1: None})
+    world.producer.at_poll = lambda: None if stop.asked else signal.raise_signal(signal.SIGTERM)
+    world.write("orders 0 1\norders 1 1\norders 0 2\n")
+    began = time.monotonic()
+    assert world.run() == f"it is not known where orders/1 ends: {ends.NO_ANSWER}; nothing was taken from line 2 on"
+    assert time.monotonic() - began < 5
+    assert (world.observe.accepted, world.observe.unacknowledged) == (1, 0)
+
+
+def test_ends_are_not_awaited_when_kafka_refuses_what_was_sent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "READ_BYTES", ONE_LINE)
+    world.admin.failures += [{}, {1: None}]
+    world.producer.failures.append(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED, "not you"))
+    world.write("orders 0 1\norders 1 1\n")
+    failure = world.run()
+    assert failure is not None
+    assert failure.startswith("Kafka's ACLs forbid it (not you)")
+    assert failure.endswith("; nothing was taken from line 2 on")
 
 
 def test_settings_that_no_client_takes(tmp_path: Path, stop: Stop) -> None:

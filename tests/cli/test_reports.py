@@ -133,6 +133,7 @@ def test_size_follows_the_runs() -> None:
 
 def add(told: Reports, *, line: int = 1, now: float = 0.0, **fields: Any) -> bool:
     known = {"v": 1, "sink": "billing", "topic": "orders", "partition": 3, "runs": [[1, 2]], **fields}
+    told.check(known, told.of("orders", 3))
     return told.add(known, line, told.of("orders", 3), now)
 
 

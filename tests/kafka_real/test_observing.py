@@ -17,7 +17,7 @@ import pytest
 from tests.support.kafka_kit import KafkaKit
 from tests.support.rig import ROOT, Rig, Worker, eventually, listed
 
-SINKS = {"sinks": {sink: {"type": "consumer", "grace": "200ms"} for sink in ("http", "plain", "json", "growth")}}
+SINKS = {"sinks": {sink: {"type": "consumer", "grace": "200ms"} for sink in ("http", "plain", "json", "growth", "beyond")}}
 
 
 @dataclass
@@ -48,10 +48,11 @@ def post(watching: Watching, *lines: dict[str, Any]) -> tuple[int, dict[str, Any
             return error.code, json.load(error)
 
 
-def observe(watching: Watching, text: str, *arguments: str) -> dict[str, Any]:
+def observe(watching: Watching, text: str, *arguments: str, told: list[str] | None = None) -> dict[str, Any]:
+    """``told``: of bad lines, on stderr; None: there are none."""
     command = [sys.executable, "-m", "stream_app", "observe", "--json", "-c", str(watching.rig.config), *arguments]
     done = subprocess.run(command, input=text, cwd=ROOT, env={**os.environ}, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr.splitlines()) == ((0, []) if told is None else (1, told))
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 
@@ -85,6 +86,23 @@ def test_plain_lines(watching: Watching) -> None:
     observe(watching, f"{watching.topic} 1 5\n{watching.topic} 1 20\n", "--sink", "plain")
     await_gaps(watching, "plain", {1: {11}})
     eventually(lambda: row(watching, "plain", 1)["duplicates"] == 3, "the lines that came twice")
+
+
+def test_lines_beyond_the_logs_end_take_no_others_along(watching: Watching) -> None:
+    """They would share an observation with good ones, which the worker rejects whole."""
+    topic = watching.topic
+    text = f"{topic} 1 0 12\n{topic} 1 1200\n{topic} 1 13 27\n{topic} 1 28 30\n{topic} 1 28 29\n{topic} 0 0 29\n"
+    wrong = json.dumps({"v": 1, "topic": topic, "partition": 0, "claim": 31}) + "\n"
+    told = [
+        f"line 2: {topic}/1 ends at 30: offset 1200 was not written yet",
+        f"line 4: {topic}/1 ends at 30: offset 30 was not written yet, and nothing of the line is taken: write {topic} 1 28 29 instead",
+        f"line 7: {topic}/0 ends at 30: its claim 31 is above",
+        "3 of 7 lines could not be taken, see above",
+    ]
+    answer = observe(watching, text + wrong, "--sink", "beyond", told=told)
+    assert (answer["accepted"], [one["line"] for one in answer["rejected"]]) == (4, [2, 4, 7])
+    eventually(lambda: [row(watching, "beyond", partition)["observed"] for partition in (0, 1)] == [30, 30], "the good lines are received")
+    await_gaps(watching, "beyond", {})
 
 
 def test_a_named_source_that_starts_again_repeats_nothing(watching: Watching) -> None:
