@@ -156,9 +156,11 @@ def _ends(client: AdminClient, partitions: list[TopicPartition]) -> dict[tuple[s
         asked = client.list_offsets({one: OffsetSpec.latest() for one in partitions}, request_timeout=CALL_S)
         for one, future in asked.items():
             try:
-                found[one.topic, one.partition] = int(future.result().offset)
+                end = int(future.result().offset)
             except KafkaException:
                 continue  # it has no leader now: nothing hangs on it but how exactly a table is looked at
+            if end >= 0:  # librdkafka tells OFFSET_INVALID, and no error, where the connection to the leader broke
+                found[one.topic, one.partition] = end
     return found
 
 

@@ -18,6 +18,8 @@ from stream_app.kafka.names import TopicNames, alerts_topic, status_topic
 
 CALL_SECONDS = 5.0
 """One call at most: a worker that is told to stop waits for the one under way, and has ten seconds."""
+NO_SUCH_TIME = -1
+"""What a broker answers where no record is as late as the time that was asked for."""
 STATUS_PARTITIONS = 6
 """Rows are spread by key, so that one transaction left open holds up a part of them only."""
 CHANGELOG_DELETE_RETENTION_MS = 7 * 86_400_000
@@ -172,7 +174,9 @@ class Topics:
             return int(future.result().offset)
 
         offset = await self._call(f"find the time in {topic}", ask)
-        return offset if offset >= 0 else None
+        if offset < NO_SUCH_TIME:  # librdkafka tells OFFSET_INVALID, and no error, where the connection to the leader broke
+            raise TopicsUnavailable(f"could not find the time in {topic}: the leader of partition {partition} did not answer")
+        return None if offset == NO_SUCH_TIME else offset
 
     def _alerts(self) -> dict[str, str]:
         return {"cleanup.policy": "delete", "retention.ms": str(self.internal.alerts_retention_ms)}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Future
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from stream_app.kafka.names import TopicNames
@@ -27,7 +28,9 @@ def answer(error: KafkaException | None = None) -> Future[Any]:
 
 
 class Admin(AdminClient):
-    """Writes down what it is asked; ``refusing`` says what it answers for a topic."""
+    """Writes down what it is asked; ``refusing`` says what it answers for a topic, ``offset`` where a time is found."""
+
+    offset = 0
 
     def __init__(self, refusing: Mapping[str, int] | None = None) -> None:
         self.journal: list[tuple[str, str, int]] = []
@@ -50,6 +53,11 @@ class Admin(AdminClient):
 
     def describe_configs(self, *args: Any, **options: Any) -> Any:
         raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+
+    def list_offsets(self, wanted: Any, **options: Any) -> Any:
+        found: Future[Any] = Future()
+        found.set_result(SimpleNamespace(offset=self.offset))
+        return dict.fromkeys(wanted, found)
 
     def list_topics(self, *args: Any, **options: Any) -> Any:
         raise KafkaException(KafkaError(KafkaError._TRANSPORT))
@@ -111,3 +119,13 @@ async def test_brokers_that_are_away() -> None:
     with pytest.raises(TopicsUnavailable, match="could not list the topics: "):
         await topics.find()
     assert await topics.describe("orders") == TopicConfig(None, None)
+
+
+async def test_no_answer_is_not_taken_for_a_time_that_was_not_reached_yet() -> None:
+    """librdkafka tells OFFSET_INVALID, and no error, where the connection to the leader broke."""
+    admin = Admin()
+    admin.offset = -1
+    assert await topics_of(admin).offset_at("orders", 3, 1_000) is None
+    admin.offset = OFFSET_INVALID
+    with pytest.raises(TopicsUnavailable, match="could not find the time in orders: the leader of partition 3 did not answer"):
+        await topics_of(admin).offset_at("orders", 3, 1_000)

@@ -57,10 +57,11 @@ class EndsReader:
         try:
             watched = {topic: self._watched(consumer, topic, _left(deadline)) for topic in {topic for topic, _ in ends}}
             for topic, partition in ends:
-                ends[topic, partition] = NOWHERE
-                if partition in watched[topic]:
-                    ends[topic, partition] = None
-                    ends[topic, partition] = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_left(deadline))[1]
+                if partition not in watched[topic]:
+                    ends[topic, partition] = NOWHERE
+                else:
+                    _, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_left(deadline))
+                    ends[topic, partition] = end if end >= 0 else None
         finally:
             consumer.close()
 
