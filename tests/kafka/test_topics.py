@@ -54,7 +54,7 @@ class Admin(AdminClient):
     def describe_configs(self, *args: Any, **options: Any) -> Any:
         raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
 
-    def list_offsets(self, wanted: Any, **options: Any) -> Any:
+    def list_offsets(self, wanted: Any, **options: Any) -> Any:  # type: ignore[override]  # as it is used
         found: Future[Any] = Future()
         found.set_result(SimpleNamespace(offset=self.offset))
         return dict.fromkeys(wanted, found)
