@@ -60,7 +60,8 @@ CASES = {
 WIPED = "wiped"
 LATER = 10
 """Records written behind the damaged batch when all is read."""
-ONE_BATCH = {"linger.ms": 2_000, "batch.num.messages": 5}
+ONE_BATCH = {"linger.ms": 2_000, "batch.num.messages": 5, "enable.idempotence": True}
+"""A producer that is not idempotent sends the records of a batch one by one where it has to try again: each has a pause of its own."""
 
 
 def segment_of(topic: str, number: int) -> int:

@@ -29,7 +29,7 @@ CONFIGS: dict[str, dict[str, str]] = {
     TOPICS.shuffled: {"message.timestamp.after.max.ms": str(2**63 - 1)},
     TOPICS.stamped: {"message.timestamp.type": "LogAppendTime"},
 }
-ONE_BATCH = {"linger.ms": 200}
+ONE_BATCH = {"linger.ms": 200, "enable.idempotence": True}  # sent again they stay one
 
 
 @pytest.fixture(scope="module", autouse=True)
