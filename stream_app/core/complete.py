@@ -14,7 +14,7 @@ def bound(log: LogState, sink: SinkState, lateness_ms: int, *, is_log: bool) -> 
     its end, or the time of something unresolved is not known.
     """
     told = (sink.complete_ms, sink.complete_ms is not None)
-    held = [] if log.last_stable >= log.end else [_decided_ms(log)]
+    held = [_decided_ms(log)] if log.undecided else []
     if is_log or sink.horizon is not None or not _is_empty(log, sink):
         if log.end_read_ms is None or not (is_log or (sink.horizon is not None and sink.floor is not None)):
             return told
@@ -42,9 +42,12 @@ def _unresolved(log: LogState, sink: SinkState, *, is_log: bool) -> list[int | N
 def _decided_ms(log: LogState) -> int | None:
     """A transaction is open: once it is committed its records stand in the log, so nothing later than what came before it is whole.
 
-    Where that was not seen: what stands last below it was written before it.
+    Where that was not seen: what stands last below it was written before it, and no later than it was found to be open.
     """
-    return log.latest_ms if log.stable_ms is None else log.stable_ms
+    if log.stable_ms is not None:
+        return log.stable_ms
+    times = [ms for ms in (log.latest_ms, log.open_since_ms) if ms is not None]
+    return min(times) if log.latest_ms is not None else None
 
 
 def through(log: LogState, sink: SinkState, lateness_ms: int, *, is_log: bool) -> int | None:

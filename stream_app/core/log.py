@@ -23,6 +23,8 @@ is shown at most two and a half farther behind. 1.25**96 is 2e9: as many offsets
 
 EPOCHS_MAX = 64
 """Leader epochs remembered, about 800 bytes of the head: a log that is truncated loses records of its last few leaders."""
+FALLEN_MS = 60_000
+"""A high watermark that fell, and stayed there for so long, is believed."""
 ENDS_SEEN_MAX = 256
 """High watermarks remembered while a transaction is open: of one that hangs for a day, one in some minutes."""
 
@@ -126,6 +128,11 @@ class LogState:
     """Below it absent offsets are not told apart from records any more, but for those inside of open gaps."""
 
     @property
+    def undecided(self) -> bool:
+        """Whether the log holds more than is decided: a transaction is open."""
+        return self.last_stable < self.end or bool(self.ends_seen)
+
+    @property
     def bound(self) -> int:
         """The log's end for a reader of this isolation: last stable offset (or high watermark)."""
         return min(self.last_stable, self.end)
@@ -169,8 +176,13 @@ class LogState:
         self._note_stable(now_ms)
 
     def _note_stable(self, now_ms: int) -> None:
-        """All that was in the log when it reached no further than the last stable offset is decided; what came since may be open."""
+        """All that was in the log when it reached no further than the last stable offset is decided; what came since may be open.
+
+        A high watermark that falls is a new leader's, who learns of it a moment later (KIP-207): it does not end a transaction.
+        """
         seen = self.ends_seen
+        if seen and seen[-1][0] > self.end and now_ms - seen[-1][1] < FALLEN_MS:
+            return
         while seen and seen[-1][0] >= self.end:
             seen.pop()
         seen.append((self.end, now_ms))

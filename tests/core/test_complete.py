@@ -78,6 +78,12 @@ def test_complete_through_of_a_transaction_that_was_open_at_first_sight_stops_at
     rig.wait(1_000)
     rig.read([], high_watermark=9, last_stable=5)
     assert through(rig) == through(rig, LOG_SINK) == before
+    future = Rig()
+    future.read("record", 5, ahead=4, last_stable=5, max_timestamp_ms=BASE + 10**9)
+    future.observe((0, 5))
+    future.wait(1_000)
+    future.read([], high_watermark=9, last_stable=5)
+    assert through(future, LOG_SINK) == BASE, "a record may say that it is of a time to come"
     empty = Rig({"s": policy(floor=None)})
     empty.read([], high_watermark=9, last_stable=0)
     assert through(empty) == through(empty, LOG_SINK) is None, "nobody can tell since when it is open"

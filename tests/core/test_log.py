@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.core.log import ENDS_SEEN_MAX, EPOCHS_MAX, TIMELINE_MAX, LogState, Timeline, add_runs, join_epochs
+from stream_app.core.log import ENDS_SEEN_MAX, EPOCHS_MAX, FALLEN_MS, TIMELINE_MAX, LogState, Timeline, add_runs, join_epochs
 from stream_app.core.model import Absent, Epochs, LogRead
 from stream_app.core.offsets import OffsetSet
 from tests.core.strategies import BASE, OTHER_ID, TOPIC_ID, cut, expand, kinds, log_read, plain
@@ -278,6 +278,21 @@ def test_what_was_in_the_log_before_a_transaction_began_is_known_to_be_decided()
     assert state.stable_ms == BASE + 3, "another one was open all the time, and began later"
     read_on(state, ["record"] * 11, high_watermark=20, last_stable=20, now_ms=BASE + 6)
     assert (state.stable_ms, state.ends_seen) == (BASE + 6, [])
+
+
+def test_a_high_watermark_that_falls_ends_no_transaction() -> None:
+    state = log()
+    read_on(state, ["record"] * 5, now_ms=BASE + 1)
+    read_on(state, [], high_watermark=9, last_stable=5, now_ms=BASE + 2)
+    read_on(state, [], high_watermark=5, last_stable=5, now_ms=BASE + 3)
+    assert (state.stable_ms, state.undecided) == (BASE + 1, True), "a new leader learns of it a moment later"
+    read_on(state, [], high_watermark=9, last_stable=5, now_ms=BASE + 4)
+    assert (state.stable_ms, state.undecided) == (BASE + 1, True)
+    read_on(state, [], high_watermark=5, last_stable=5, now_ms=BASE + 4 + FALLEN_MS)
+    assert (state.stable_ms, state.undecided) == (BASE + 4 + FALLEN_MS, False)
+    read_on(state, [], high_watermark=9, last_stable=5, now_ms=BASE + 5 + FALLEN_MS)
+    state.truncate(5)
+    assert not state.undecided
 
 
 def test_ends_of_a_log_that_hangs_for_long_are_remembered_coarsely() -> None:

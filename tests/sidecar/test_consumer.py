@@ -484,12 +484,14 @@ def test_what_others_carry_by_now_is_theirs_to_say(bench: Bench, monkeypatch: py
 @pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("batches", [True, False])
 def test_a_replayed_record_is_reported_under_its_source_too(bench: Bench, batches: bool) -> None:
-    consumer, inside = bench.wrapped()
+    sidecar = bench.sidecar()
+    consumer, inside = bench.wrapped(sidecar)
     inside.queue.extend([FakeMessage("retry", 0, 4), FakeMessage("retry", 0, 5, headers=SOURCE), FakeMessage("retry", 0, 6)])
     messages = consumer.consume(10) if batches else drain(consumer)
     consumer.commit(message=messages[0])
     assert [one["topic"] for one in bench.producer.said()] == ["retry"]
     consumer.commit(message=messages[1])
+    assert sidecar.flush()
     said = {(one["topic"], one["partition"]): one["runs"] for one in bench.producer.said()[1:]}
     assert said == {("retry", 0): [[5, 5]], ("orders", 3): [[15012, 15012]]}
     consumer.commit(message=messages[2])
@@ -530,8 +532,11 @@ def test_where_the_end_cant_be_asked_headers_are_believed(bench: Bench) -> None:
     assert sorted(one["partition"] for one in bench.producer.said() if one["topic"] == "orders") == [3, 4]
 
 
-def test_a_replay_of_what_nobody_watches_is_dropped(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_replay_of_what_nobody_watches_is_dropped(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It would be held back for ever, and every end of the sidecar would wait for it."""
+    monkeypatch.setattr("gapstream_sidecar.outbox.NOWHERE_S", 0.0)
     sidecar = bench.sidecar(observe_before_commit=0)
     bench.log_ends["orders", 3] = NOWHERE
     bench.producer.missing.add(("gapstream.observations.orders", 3))
@@ -544,6 +549,24 @@ def test_a_replay_of_what_nobody_watches_is_dropped(bench: Bench, caplog: pytest
     assert "replays from ('orders', 3), which nobody watches" in caplog.text
     sidecar.received("orders", 3, 8)
     assert not sidecar.flush(0.1), "what is no replay waits for whoever will watch it"
+
+
+def test_a_topic_that_is_not_there_yet_is_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gapstream_sidecar.outbox.ASK_AGAIN_S", 0.05)
+    sidecar = bench.sidecar()
+    bench.log_ends["orders", 3] = NOWHERE
+    consumer, inside = bench.wrapped(sidecar)
+    inside.queue.append(FakeMessage("retry", 0, 5, headers=source(7)))
+    consumer.consume(10)
+    began = time.monotonic()
+    consumer.commit()
+    assert time.monotonic() - began < 0.15, "a commit does not wait for that"
+    assert not sidecar.flush(0.3)
+    bench.log_ends["orders", 3] = 100
+    assert sidecar.flush(5)
+    assert [one["runs"] for one in bench.producer.said() if one["topic"] == "orders"] == [[[7, 7]]]
+    assert sidecar.stats.dropped == 0
+    assert 2 <= len(bench.ends_asked) <= 12
 
 
 @pytest.mark.usefixtures("patient", "spent")

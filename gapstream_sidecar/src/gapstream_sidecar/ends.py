@@ -46,24 +46,34 @@ class EndsReader:
         try:
             self._ask(ends)
         except Exception as error:
-            self._complaints.say(
-                "ends", f"gapstream sidecar: can't ask where the logs end that replays came from, so their headers are believed: {error}"
-            )
+            self._tell(error)
         found(ends)
 
     def _ask(self, ends: dict[Key, int | None]) -> None:
         deadline = time.monotonic() + PATIENCE_S
         consumer = Consumer(self._conf)
         try:
-            watched = {topic: self._watched(consumer, topic, _left(deadline)) for topic in {topic for topic, _ in ends}}
+            watched: dict[str, frozenset[int]] = {}
             for topic, partition in ends:
-                if partition not in watched[topic]:
-                    ends[topic, partition] = NOWHERE
-                else:
-                    _, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_left(deadline))
-                    ends[topic, partition] = end if end >= 0 else None
+                try:
+                    ends[topic, partition] = self._end(consumer, topic, partition, watched, deadline)
+                except KafkaException as error:
+                    self._tell(error)
         finally:
             consumer.close()
+
+    def _end(self, consumer: Consumer, topic: str, partition: int, watched: dict[str, frozenset[int]], deadline: float) -> int | None:
+        if topic not in watched:
+            watched[topic] = self._watched(consumer, topic, _left(deadline))
+        if partition not in watched[topic]:
+            return NOWHERE
+        _, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_left(deadline))
+        return end if end >= 0 else None
+
+    def _tell(self, error: Exception) -> None:
+        self._complaints.say(
+            "ends", f"gapstream sidecar: can't ask where the logs end that replays came from, so their headers are believed: {error}"
+        )
 
     def _watched(self, consumer: Consumer, topic: str, timeout: float) -> frozenset[int]:
         name = self._topic_prefix + topic

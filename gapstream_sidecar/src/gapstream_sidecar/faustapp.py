@@ -140,4 +140,4 @@ class Attachment:
         if headers:
             origin = origin_of(list(headers.items()) if isinstance(headers, Mapping) else headers)
             if origin is not None:
-                self._reporter.add(origin[0], [(origin[1], origin[1] + 1)])
+                self._reporter.add(origin[0], [(origin[1], origin[1] + 1)], replayed=True)

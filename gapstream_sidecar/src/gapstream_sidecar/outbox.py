@@ -33,6 +33,10 @@ LOST_RUNS = 1_024
 REASON_CHARACTERS = 256
 END_FRESH_S = 10.0
 """A log's end is asked for again after so long: topics are made anew, and logs lose their ends."""
+NOWHERE_S = 15.0
+"""So long it must be answered that nobody watches a partition before that is believed: its topic may be on its way to be made."""
+ASK_AGAIN_S = 2.0
+"""Until then it is asked for again so often, and not before that."""
 
 Label = tuple[str, str | None, bool]
 """Status, reason, and whether it is told by headers of replayed records."""
@@ -99,6 +103,7 @@ class Outgoing:
 
     __slots__ = (
         "ahead",
+        "ask_at",
         "asked_until",
         "edge",
         "end",
@@ -111,6 +116,7 @@ class Outgoing:
         "lost",
         "lost_number",
         "lost_serial",
+        "nowhere_since",
         "number",
         "pace",
         "queue",
@@ -156,6 +162,10 @@ class Outgoing:
         """The log's end as it was found, and until when that is believed."""
         self.asked_until = float("-inf")
         """It is being asked for; until then the answer is waited for."""
+        self.ask_at = float("-inf")
+        """It is not asked for before that."""
+        self.nowhere_since: float | None = None
+        """Since when every answer is that nobody watches the partition."""
         self.retry_at = 0.0
         """When an observation that failed is tried again."""
         self.run_limit = run_limit
@@ -175,6 +185,10 @@ class Outgoing:
     def is_waiting(self) -> bool:
         """Whether there is something that is not in flight."""
         return bool(self.queue or self.lost)
+
+    def is_nowhere(self, now: float) -> bool:
+        """Whether it is believed that nobody watches the partition."""
+        return self.nowhere_since is not None and now - self.nowhere_since >= NOWHERE_S
 
     @property
     def idle(self) -> bool:
@@ -314,7 +328,7 @@ class Outbox:
         What waits before it has travelled with the same commit, so it may as well go under the later number.
         """
         state = self.of(row.key)
-        if row.number <= state.launched:
+        if row.number <= state.launched or any(layer.number == row.number for layer in state.queue):
             return self.add(row.key, row.runs, replayed=replayed)
         at = sum(layer.number < row.number for layer in state.queue)
         before = state.queue[at - 1] if at else None
@@ -351,6 +365,9 @@ class Outbox:
         layer = state.queue[0] if state.queue and not state.lost else None
         if layer is None or layer.checked:
             return False
+        if state.is_nowhere(now) and now < state.end_until:
+            self.check(state, NOWHERE, now)
+            return self.doubts(state, now)
         if layer.runs.bounds[-1] <= state.end and now < state.end_until:
             layer.checked = True
             self._close(state, layer)
@@ -359,11 +376,18 @@ class Outbox:
     def check(self, state: Outgoing, end: int | None, now: float) -> int:
         """What headers tell lies below the log's end, as it was asked for (None: it can't be), or is said apart from the rest.
 
-        Where that is ``NOWHERE`` it is dropped: it would be held back for ever. The number of offsets dropped.
+        Where that is ``NOWHERE``, and was for a while, it is dropped: it would be held back for ever. The number of offsets dropped.
         """
         dropped = self.dropped
-        if end is not None:
-            state.end, state.end_until = end, now + END_FRESH_S
+        if end == NOWHERE:
+            state.nowhere_since = now if state.nowhere_since is None else state.nowhere_since
+            if not state.is_nowhere(now):
+                state.ask_at = now + ASK_AGAIN_S
+                return 0
+            if state.end_until <= now:  # asked just now; else it is remembered
+                state.end_until = now + END_FRESH_S
+        elif end is not None:
+            state.end, state.end_until, state.nowhere_since = end, now + END_FRESH_S, None
         for layer in [one for one in state.queue if not one.checked]:
             layer.checked = True
             self._close(state, layer)
@@ -375,6 +399,8 @@ class Outbox:
                 continue
             bounds = layer.runs.bounds
             if end is None or bounds[-1] <= end or bounds[0] >= end:
+                continue
+            if layer.status == UNOBSERVED:  # a span: cut, it would excuse what nobody doubts
                 continue
             before = layer.size
             below, beyond = layer.runs.take_below(end), layer.runs
@@ -421,6 +447,8 @@ class Outbox:
             runs = layer.runs.take_runs(state.run_limit)
             part = Layer(layer.status, layer.reason, layer.serial, layer.number, runs, layer.origin, replayed=layer.replayed)
             self._grew(state, -RUN_BYTES * len(part.runs))
+            part.checked = layer.checked
+            layer.origin = None  # what its owner said under that number is over with the first part
             self._close(state, layer)
             for later in state.queue:
                 later.number += 1
@@ -513,7 +541,7 @@ class Outbox:
         state.version += 1
         if count:
             self.dropped += layer.runs.count()
-        if layer.replayed:  # the gap stays open, which is true; a wrong header would have the rest of what is lost rejected
+        if not layer.checked:  # a wrong header would have the rest of what is lost rejected; the gap stays open
             return
         for first, stop in layer.runs:
             state.lost.add(first, stop)

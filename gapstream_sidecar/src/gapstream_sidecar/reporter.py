@@ -89,7 +89,7 @@ class Reporter:
         """Calls that were asked for, and when they are due."""
         self._to_ask: list[Key] = []
         """Partitions whose log's end is to be asked for."""
-        self._asking = False
+        self._asking_until = float("-inf")
         self._handed_over = 0
         self._generation = 0
         self._renew_at = float("-inf")
@@ -324,7 +324,7 @@ class Reporter:
     def _due(self, state: Outgoing) -> float:
         """When the partition's queue is sent by itself."""
         linger = SKIPPED_LINGER_S if state.pace.skipped else LINGER_S
-        return max(state.since + linger, state.pace.allowed_at(), state.held_until, state.asked_until)
+        return max(state.since + linger, state.pace.allowed_at(), state.held_until, state.asked_until, state.ask_at)
 
     def _hurry(self, keys: Iterable[Key] | None, forced: Collection[Key] | None) -> tuple[list[Outgoing], Awaited]:
         """Send what is queued without linger where it is the partition's turn: what is not settled, and what to wait for."""
@@ -344,7 +344,7 @@ class Reporter:
             waits = must or state.pace.rested(now)
             state.urgent = state.serial
             self._send(state)
-            if waits and not state.slow and state.held_until <= now:
+            if waits and not state.slow and max(state.held_until, state.asked_until, state.ask_at) <= now:
                 awaited.append((state, state.serial))
         if self._sent != sent:  # or the thread would come for nothing, and take the interpreter from the application
             self._changed.notify_all()
@@ -368,8 +368,10 @@ class Reporter:
         now = self._clock()
         if state.in_flight is not None or not state.is_waiting() or state.held_until > now or not self._outbox.may_send():
             return
-        if self._outbox.doubts(state, now) and not self._closed:
-            self._ask_end(state, now)
+        if self._outbox.doubts(state, now) and self._asks_end(state, now):
+            return
+        if not state.is_waiting():  # it was dropped
+            self._waiting.pop(state.key, None)
             return
         self._outbox.launch(state, datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"), now)
         state.since = now
@@ -378,18 +380,25 @@ class Reporter:
         self._sent += 1
         self._hand_over(state)
 
-    def _ask_end(self, state: Outgoing, now: float) -> None:
-        """Have the log's end asked for, from the thread: nobody's commit or poll does that."""
-        if state.asked_until <= now:
-            state.asked_until = now + ENDS_S
-            self._to_ask.append(state.key)
-            self.call_soon(self._ask_ends, 0.0)
+    def _asks_end(self, state: Outgoing, now: float) -> bool:
+        """Have the log's end asked for, from the thread: nobody's commit or poll does that. Whether an answer is waited for."""
+        if max(state.asked_until, state.ask_at) > now:
+            return True
+        if state.asked_until > float("-inf"):  # no answer, not even that there is none
+            state.asked_until = float("-inf")
+            self._outbox.check(state, None, now)
+            return False
+        state.asked_until = now + ENDS_S
+        self._to_ask.append(state.key)
+        self.call_soon(self._ask_ends, 0.0)
+        return True
 
     def _ask_ends(self) -> None:
         with self._changed:
-            if self._asking or not self._to_ask:
+            now = self._clock()
+            if self._asking_until > now or not self._to_ask:
                 return
-            keys, self._to_ask, self._asking = self._to_ask, [], True
+            keys, self._to_ask, self._asking_until = self._to_ask, [], now + ENDS_S
         try:
             self._ends.find(keys, self._found_ends)
         except RuntimeError:  # no thread can be started any more: the interpreter ends
@@ -397,7 +406,7 @@ class Reporter:
 
     def _found_ends(self, ends: dict[Key, int | None]) -> None:
         with self._changed:
-            self._asking = False
+            self._asking_until = float("-inf")
             now = self._clock()
             for key, end in ends.items():
                 state = self._outbox.of(key)
@@ -530,10 +539,13 @@ class Reporter:
         for state in [one for one in self._failed_partitions.values() if one.retry_at <= now]:
             self._ensure_running()
             self._hand_over(state)
-        for state in [
-            one for one in self._waiting.values() if one.is_waiting() and (one.next_serial <= one.urgent or self._due(one) <= now)
-        ]:
+        for state in [one for one in self._waiting.values() if one.is_waiting() and (self._is_urgent(one, now) or self._due(one) <= now)]:
             self._send(state)
+        for key in [one.key for one in self._waiting.values() if not one.is_waiting()]:  # dropped for want of memory
+            del self._waiting[key]
+
+    def _is_urgent(self, state: Outgoing, now: float) -> bool:
+        return state.next_serial <= state.urgent and max(state.asked_until, state.ask_at) <= now
 
     def _pause(self, now: float) -> float:
         """Seconds until something is due."""
