@@ -57,7 +57,7 @@ class Ends:
         from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
         from confluent_kafka.admin import OffsetSpec
 
-        from stream_app.kafka.clients import describe_kafka_error
+        from stream_app.kafka.clients import describe_kafka_error, listed_offset
 
         by_name = {(one.topic, one.number): one for one in unknown}
         wanted = {TopicPartition(topic, number): OffsetSpec.latest() for topic, number in by_name}
@@ -73,8 +73,8 @@ class Ends:
             if not future.done():
                 continue
             try:
-                end = int(future.result().offset)
-                if end >= 0:  # librdkafka tells OFFSET_INVALID, and no error, where the connection to the leader broke
+                end = listed_offset(future)
+                if end is not None:
                     partition.end = max(partition.end, end)
                     del unknown[partition]
             except KafkaException as error:

@@ -16,7 +16,7 @@ from stream_app.config.sinks import Sink, TopicSink
 from stream_app.doctor.finding import Finding, error, ok, unknown, warning
 from stream_app.durations import format_duration as duration
 from stream_app.errors import Unavailable
-from stream_app.kafka.clients import KafkaClients, describe_kafka_error
+from stream_app.kafka.clients import KafkaClients, describe_kafka_error, listed_offset
 from stream_app.kafka.names import TopicNames, alerts_topic, status_topic
 from stream_app.kafka.reader import LogReader
 
@@ -156,10 +156,10 @@ def _ends(client: AdminClient, partitions: list[TopicPartition]) -> dict[tuple[s
         asked = client.list_offsets({one: OffsetSpec.latest() for one in partitions}, request_timeout=CALL_S)
         for one, future in asked.items():
             try:
-                end = int(future.result().offset)
+                end = listed_offset(future)
             except KafkaException:
                 continue  # it has no leader now: nothing hangs on it but how exactly a table is looked at
-            if end >= 0:  # librdkafka tells OFFSET_INVALID, and no error, where the connection to the leader broke
+            if end is not None:
                 found[one.topic, one.partition] = end
     return found
 

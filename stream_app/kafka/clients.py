@@ -34,6 +34,8 @@ from stream_app.kafka.properties import (
 )
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from stream_app.kafka.connection import KafkaSettings
 
 CLIENT_ID = "gapstream"
@@ -313,3 +315,12 @@ def _detail(error: BaseException) -> str:
     inner: Any = error.args[0] if error.args else None
     text = inner.str() if callable(getattr(inner, "str", None)) else str(error)
     return " ".join(text.split()) or type(error).__name__
+
+
+def listed_offset(answer: Future[Any]) -> int | None:
+    """What an answer of ``AdminClient.list_offsets`` tells, -1 where nothing is as late as the time asked for; raises KafkaException.
+
+    None: no answer. librdkafka tells OFFSET_INVALID, and no error, where the connection to the leader broke.
+    """
+    offset = int(answer.result().offset)
+    return None if offset < -1 else offset

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, NewTopic, OffsetSpec, ResourceType
 
+from stream_app.kafka.clients import listed_offset
 from stream_app.kafka.names import TopicNames, alerts_topic, status_topic
 
 CALL_SECONDS = 5.0
@@ -169,12 +170,12 @@ class Topics:
         """First offset whose record is not older; None: there is none yet. Raises TopicsUnavailable."""
         wanted = TopicPartition(topic, partition)
 
-        def ask(client: AdminClient) -> int:
+        def ask(client: AdminClient) -> int | None:
             (future,) = client.list_offsets({wanted: OffsetSpec.for_timestamp(timestamp_ms)}, request_timeout=CALL_SECONDS).values()
-            return int(future.result().offset)
+            return listed_offset(future)
 
         offset = await self._call(f"find the time in {topic}", ask)
-        if offset < NO_SUCH_TIME:  # librdkafka tells OFFSET_INVALID, and no error, where the connection to the leader broke
+        if offset is None:
             raise TopicsUnavailable(f"could not find the time in {topic}: the leader of partition {partition} did not answer")
         return None if offset == NO_SUCH_TIME else offset
 

@@ -240,13 +240,19 @@ def test_t60_a_server_that_is_not_there_is_unknown_and_caught_up_with(world: Wor
     rig.close()
 
 
-def test_rows_of_a_topic_that_was_deleted_are_not_those_of_its_namesake(world: World, make_rig: Callable[..., Rig]) -> None:
+def of_its_own(world: World, make_rig: Callable[..., Rig], table: str) -> tuple[Rig, Case]:
+    """A topic of 100 records, a table, and a worker that watches nothing else."""
     topic = world.kit.make_topic(1)
     world.kit.produce(topic, 0, 100)
-    world.server.run(f"CREATE TABLE remade ({TYPES}) ENGINE = MergeTree {KEY}")
-    sink = {**SINK, "url": world.server.url, "database": world.server.database, "table": "remade"}
-    rig = make_rig({topic: {"sinks": {"remade": sink}}})
-    case = Case(world.kit, rig.worker().start().ready(), world.server, topic, "remade")
+    world.server.run(f"CREATE TABLE {table} ({TYPES}) ENGINE = MergeTree {KEY}")
+    sink = {**SINK, "url": world.server.url, "database": world.server.database, "table": table}
+    rig = make_rig({topic: {"sinks": {table: sink}}})
+    return rig, Case(world.kit, rig.worker().start().ready(), world.server, topic, table)
+
+
+def test_rows_of_a_topic_that_was_deleted_are_not_those_of_its_namesake(world: World, make_rig: Callable[..., Rig]) -> None:
+    rig, case = of_its_own(world, make_rig, "remade")
+    topic = case.topic
     case.insert(range(100))
     case.until_horizon(100)
     world.kit.delete_topics(topic)
@@ -266,13 +272,8 @@ def test_rows_of_a_topic_that_was_deleted_are_not_those_of_its_namesake(world: W
 
 def test_a_worker_that_is_killed_tells_nothing_twice(world: World, make_rig: Callable[..., Rig]) -> None:
     """Another application of its own: the table is asked by whoever owns the partition."""
-    topic = world.kit.make_topic(1)
-    world.kit.produce(topic, 0, 100)
-    world.server.run(f"CREATE TABLE taken ({TYPES}) ENGINE = MergeTree {KEY}")
-    sink = {**SINK, "url": world.server.url, "database": world.server.database, "table": "taken"}
-    rig = make_rig({topic: {"sinks": {"taken": sink}}})
-    first = rig.worker().start().ready()
-    case = Case(world.kit, first, world.server, topic, "taken")
+    rig, case = of_its_own(world, make_rig, "taken")
+    first = case.worker
     case.insert(range(20), range(22, 60), range(5))
     case.until_gaps(20, 21)
     eventually(lambda: case.row()["duplicates"] == 5, "duplicates")

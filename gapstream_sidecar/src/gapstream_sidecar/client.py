@@ -41,6 +41,18 @@ class EndsLike(Protocol):
         """Call ``found`` once, from any thread."""
 
 
+def aside_settings(conf: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a consumer that stands aside: it joins no group, commits nothing, and sees what open transactions wrote."""
+    return {
+        **conf,
+        "group.id": "gapstream-sidecar",  # demanded by librdkafka
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "isolation.level": "read_uncommitted",
+        "logger": CLIENT_LOGGER,
+    }
+
+
 def client_settings(settings: Mapping[str, Any], complaints: Complaints) -> dict[str, Any]:
     """``settings`` with the callbacks that keep librdkafka from writing to the host's stderr."""
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from gapstream_sidecar.complaints import CLIENT_LOGGER, Complaints
+from gapstream_sidecar.client import aside_settings
+from gapstream_sidecar.complaints import Complaints
 from gapstream_sidecar.deliveries import Key
 
 PATIENCE_S = 5.0
@@ -27,13 +28,7 @@ class EndsReader:
 
     def __init__(self, conf: Mapping[str, Any], topic_prefix: str, complaints: Complaints) -> None:
         """``conf``: connection settings. ``topic_prefix``: of the topics of observations."""
-        self._conf = {
-            **conf,
-            "group.id": "gapstream-sidecar",  # demanded by librdkafka; no group is joined
-            "enable.auto.commit": False,
-            "isolation.level": "read_uncommitted",  # or the last stable offset would be told
-            "logger": CLIENT_LOGGER,
-        }
+        self._conf = aside_settings(conf)  # under read_committed the last stable offset would be told
         self._topic_prefix = topic_prefix
         self._complaints = complaints
 

@@ -186,6 +186,11 @@ class Outgoing:
         """Whether there is something that is not in flight."""
         return bool(self.queue or self.lost)
 
+    @property
+    def kept_until(self) -> float:
+        """Nothing is sent before that: it is held, or its log's end is being asked for, or will be then."""
+        return max(self.held_until, self.asked_until, self.ask_at)
+
     def is_nowhere(self, now: float) -> bool:
         """Whether it is believed that nobody watches the partition."""
         return self.nowhere_since is not None and now - self.nowhere_since >= NOWHERE_S

@@ -324,7 +324,7 @@ class Reporter:
     def _due(self, state: Outgoing) -> float:
         """When the partition's queue is sent by itself."""
         linger = SKIPPED_LINGER_S if state.pace.skipped else LINGER_S
-        return max(state.since + linger, state.pace.allowed_at(), state.held_until, state.asked_until, state.ask_at)
+        return max(state.since + linger, state.pace.allowed_at(), state.kept_until)
 
     def _hurry(self, keys: Iterable[Key] | None, forced: Collection[Key] | None) -> tuple[list[Outgoing], Awaited]:
         """Send what is queued without linger where it is the partition's turn: what is not settled, and what to wait for."""
@@ -344,7 +344,7 @@ class Reporter:
             waits = must or state.pace.rested(now)
             state.urgent = state.serial
             self._send(state)
-            if waits and not state.slow and max(state.held_until, state.asked_until, state.ask_at) <= now:
+            if waits and not state.slow and state.kept_until <= now:
                 awaited.append((state, state.serial))
         if self._sent != sent:  # or the thread would come for nothing, and take the interpreter from the application
             self._changed.notify_all()
@@ -371,7 +371,6 @@ class Reporter:
         if self._outbox.doubts(state, now) and self._asks_end(state, now):
             return
         if not state.is_waiting():  # it was dropped
-            self._waiting.pop(state.key, None)
             return
         self._outbox.launch(state, datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"), now)
         state.since = now
@@ -415,8 +414,6 @@ class Reporter:
                     self._complaints.say(
                         "nowhere", f"gapstream sidecar: records say they are replays from {key}, which nobody watches: that is not reported"
                     )
-                if not state.is_waiting():
-                    self._waiting.pop(key, None)
             if self._to_ask:
                 self.call_soon(self._ask_ends, 0.0)
             self._changed.notify_all()
@@ -541,11 +538,11 @@ class Reporter:
             self._hand_over(state)
         for state in [one for one in self._waiting.values() if one.is_waiting() and (self._is_urgent(one, now) or self._due(one) <= now)]:
             self._send(state)
-        for key in [one.key for one in self._waiting.values() if not one.is_waiting()]:  # dropped for want of memory
+        for key in [one.key for one in self._waiting.values() if not one.is_waiting()]:  # what it waited with was dropped
             del self._waiting[key]
 
     def _is_urgent(self, state: Outgoing, now: float) -> bool:
-        return state.next_serial <= state.urgent and max(state.asked_until, state.ask_at) <= now
+        return state.next_serial <= state.urgent and state.kept_until <= now
 
     def _pause(self, now: float) -> float:
         """Seconds until something is due."""

@@ -9,7 +9,8 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from gapstream_sidecar.complaints import CLIENT_LOGGER, Complaints
+from gapstream_sidecar.client import aside_settings
+from gapstream_sidecar.complaints import Complaints
 from gapstream_sidecar.deliveries import Key
 from gapstream_sidecar.leases import Session, sessions
 
@@ -26,15 +27,10 @@ class TailReader:
 
     def __init__(self, conf: Mapping[str, Any], topic_prefix: str, sink: str, complaints: Complaints) -> None:
         self._conf = {
-            **conf,
-            "group.id": "gapstream-sidecar",  # never committed to
-            "enable.auto.commit": False,
-            "enable.auto.offset.store": False,
+            **aside_settings(conf),
             "auto.offset.reset": "earliest",
             "enable.partition.eof": True,
-            "isolation.level": "read_uncommitted",
             "fetch.wait.max.ms": 50,
-            "logger": CLIENT_LOGGER,
         }
         self._topic_prefix = topic_prefix
         self._sink = sink
