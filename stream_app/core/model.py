@@ -132,7 +132,7 @@ class LogEnds:
 class Look:
     """What a second look at ``runs`` found in Kafka, on a fresh connection.
 
-    Every offset of ``runs`` below ``upto`` is in exactly one of the fields below or, if in none, still there as a record.
+    Every offset of ``runs`` below ``upto`` is expired, a hole, unreadable, or still there as a record.
     """
 
     upto: int
@@ -145,9 +145,12 @@ class Look:
     tombstones: Runs = ()
     """Records with a null value."""
     timestamps: dict[int, int] = field(default_factory=dict)
-    """Offset to record time (ms) for the first, the last and the earliest record of each run that is still there."""
+    """Offset to record time (ms) for the first, the last and the earliest record of each run that is still there; where a time was
+    asked for, of each part of it that is older or not."""
     beside: dict[int, int] = field(default_factory=dict)
     """The same for the offsets just before and just behind each run, where they hold a record that was read."""
+    older: Runs = ()
+    """Records of before the time that was asked for, and those without a time; none where no time was."""
 
 
 @dataclass(frozen=True, slots=True)

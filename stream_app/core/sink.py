@@ -27,7 +27,7 @@ from stream_app.core.touched import EVERYTHING, Touched
 STAMPS_MAX = 10_000
 """Record times remembered for the ends of gaps and beside them; beyond, a gap's times are unknown."""
 AGAIN_MAX = 8
-"""How many times an offset can be observed ahead of the log reader with each time counted as a duplicate."""
+"""How many times an offset can be observed ahead of the log reader with each time counted as a duplicate, or told as one at once."""
 EXPLAINED = (Reason.TOMBSTONE, Reason.QUARANTINED, Reason.COMPACTED, Reason.ACKNOWLEDGED, Reason.UNOBSERVED)
 
 
@@ -58,7 +58,8 @@ class SinkState:
     unread: OffsetSet = field(default_factory=OffsetSet)
     untold: dict[Reason, OffsetSet] = field(default_factory=lambda: {Reason.QUARANTINED: OffsetSet(), Reason.UNOBSERVED: OffsetSet()})
     """Explained before they were open, not told yet (told once the log is read that far)."""
-    untold_duplicates: OffsetSet = field(default_factory=OffsetSet)
+    untold_duplicates: list[OffsetSet] = field(default_factory=lambda: [OffsetSet() for _ in range(AGAIN_MAX)])
+    """Not told yet: what is to be told once, what twice, ..., each within the one before it."""
     sources: Sources = field(default_factory=Sources)
     snapshots: Snapshots = field(default_factory=Snapshots)
     sequence: int = 0
@@ -214,18 +215,13 @@ class SinkState:
         """Remember how often each of these, which are above ``log.read``, was observed."""
         if alertable:
             self.again_told.update(offsets)
-        for seen in self.again:
-            if not offsets:
-                break
-            carry = offsets & seen
-            seen.update(offsets)
-            offsets = carry
+        _once_more(self.again, offsets)
 
     def _count_duplicates(self, records: OffsetSet, log: LogState, alertable: bool) -> None:
         self.duplicates += records.count
         self._note_doubled(records, log)
         if alertable and self.policy.tell_duplicates:
-            self.untold_duplicates.update(records)
+            _once_more(self.untold_duplicates, records)
 
     def _note_doubled(self, records: OffsetSet, log: LogState) -> None:
         self.touched.note_set(records)
@@ -508,7 +504,7 @@ class SinkState:
             self.duplicates += twice.count
             self._note_doubled(twice, log)
             if self.policy.tell_duplicates:
-                self.untold_duplicates.update(twice & self.again_told)
+                _once_more(self.untold_duplicates, twice & self.again_told)
         self.again_told.remove(0, log.read)
         for twice in self.snapshots.doubled_between(before, log.read):
             self._count_duplicates(log.without_absent(twice), log, alertable=True)
@@ -520,8 +516,8 @@ class SinkState:
             lost = self._take_open(cause, self.open[cause].within(offset, END))
             if lost:
                 closed[cause] = lost
-        rest = (*self.explained.values(), *self.acknowledged.values(), *self.untold.values(), *self.again)
-        for offsets in (self.received, self.unread, self.untold_duplicates, self.again_told, *rest):
+        rest = (*self.explained.values(), *self.acknowledged.values(), *self.untold.values(), *self.again, *self.untold_duplicates)
+        for offsets in (self.received, self.unread, self.again_told, *rest):
             offsets.remove(offset, END)
         self.highest = min(self.highest, offset) if self.highest is not None else None
         self.claim = min(self.claim, offset) if self.claim is not None else None
@@ -578,3 +574,13 @@ class SinkState:
             times = (opening.lowest_ms, log.timeline.lowest_from(first))
             opening.lowest_ms = max((ms for ms in times if ms is not None), default=None)
         return True
+
+
+def _once_more(levels: list[OffsetSet], offsets: OffsetSet) -> None:
+    """Note these once more, each in the first level that it is not in."""
+    for level in levels:
+        if not offsets:
+            return
+        carry = offsets & level
+        level.update(offsets)
+        offsets = carry

@@ -180,13 +180,14 @@ def _sink_sets(sink: SinkState) -> list[OffsetSet]:
         sink.unread,
         sink.untold[Reason.QUARANTINED],
         sink.untold[Reason.UNOBSERVED],
-        sink.untold_duplicates,
+        sink.untold_duplicates[0],
         *sink.again,
         sink.again_told,
         sink.snapshots.older,
         sink.snapshots.newer,
         *sink.snapshots.doubled,
         sink.snapshots.absent,
+        *sink.untold_duplicates[1:],
     ]
 
 

@@ -112,14 +112,15 @@ class Telling:
             self.tell_of(records, EventType.GAP_EXPLAINED, sink, log, now_ms, reason=str(reason))
 
     def duplicates(self, sink: SinkState, log: LogState, now_ms: int) -> None:
-        """What arrived again since they were told last."""
-        if not sink.untold_duplicates:
+        """What arrived again since they were told last: an offset that did so twice is in two events."""
+        if not any(sink.untold_duplicates):
             return
         last = sink.told_duplicates_ms
         if last is not None and last <= now_ms < last + DUPLICATES_EVERY_MS:
             return
-        self.tell_of(sink.untold_duplicates, EventType.DUPLICATE_DETECTED, sink, log, now_ms)
-        sink.untold_duplicates.remove(0, END)
+        for offsets in sink.untold_duplicates:
+            self.tell_of(offsets, EventType.DUPLICATE_DETECTED, sink, log, now_ms)
+            offsets.remove(0, END)
         sink.told_duplicates_ms = now_ms
 
     def stall(self, sink: SinkState, log: LogState, heard_ms: int | None, now_ms: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -68,7 +69,7 @@ class NaiveSink:
     again: dict[int, list[bool]] = field(default_factory=dict)
     """Ahead of the log's reader: further observations of an offset, and whether each is to be told if it is a duplicate."""
     untold: set[tuple[int, State]] = field(default_factory=set)
-    untold_duplicates: set[int] = field(default_factory=set)
+    untold_duplicates: Counter[int] = field(default_factory=Counter)
     told_duplicates_ms: int | None = None
     horizons: list[Horizon] = field(default_factory=list)
     """As it stood in the end of each moment in which it rose."""
@@ -161,14 +162,14 @@ class NaivePartition:
             sink.observed += 1
             sink.count_again(offset, len(again[:AGAIN_MAX]))
             if any(again) and sink.policy.tell_duplicates:
-                sink.untold_duplicates.add(offset)
+                sink.untold_duplicates[offset] += len(again[:AGAIN_MAX])
         if self.kinds[offset] not in ABSENT:
             self._double(sink, offset, sink.snapshots.doubled.get(offset, 0))
 
     def _double(self, sink: NaiveSink, offset: int, more: int) -> None:
         sink.count_again(offset, more)
         if more and sink.policy.tell_duplicates:
-            sink.untold_duplicates.add(offset)
+            sink.untold_duplicates[offset] += more
 
     def _expire(self, name: str, sink: NaiveSink) -> None:
         gone = [o for o in sink.open(State.NOT_RECEIVED) if o < self.start]
@@ -315,7 +316,7 @@ class NaivePartition:
                 return None
             sink.count_again(offset, 1)
             if alertable and sink.policy.tell_duplicates:
-                sink.untold_duplicates.add(offset)
+                sink.untold_duplicates[offset] += 1
             return None
         sink.states[offset] = State.RECEIVED
         sink.accepted.pop(offset, None)
@@ -445,8 +446,9 @@ class NaivePartition:
                 self._tell("gap.explained", name, None, still)
             last = sink.told_duplicates_ms
             if sink.untold_duplicates and (last is None or not last <= now_ms < last + 1_000):
-                self._tell("duplicate.detected", name, None, sink.untold_duplicates)
-                sink.untold_duplicates, sink.told_duplicates_ms = set(), now_ms
+                for times in range(1, AGAIN_MAX + 1):
+                    self._tell("duplicate.detected", name, None, [o for o, count in sink.untold_duplicates.items() if count >= times])
+                sink.untold_duplicates, sink.told_duplicates_ms = Counter(), now_ms
 
     # --- the log loses its end, or is another one; the configuration changes ---
 
@@ -458,7 +460,7 @@ class NaivePartition:
                 for o in [o for o in held if o >= offset]:
                     del held[o]
             sink.untold = {(o, state) for o, state in sink.untold if o < offset}
-            sink.untold_duplicates = {o for o in sink.untold_duplicates if o < offset}
+            sink.untold_duplicates = Counter({o: count for o, count in sink.untold_duplicates.items() if o < offset})
             sink.doubled = {o: count for o, count in sink.doubled.items() if o < offset}
             for name_of in ("floor", "settled", "lowest", "highest", "claim"):
                 if getattr(sink, name_of) is not None:

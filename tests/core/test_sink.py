@@ -14,7 +14,7 @@ from stream_app.core.offsets import OffsetSet
 from stream_app.core.openings import OPENINGS_MAX, Opening
 from stream_app.core.policy import Policy
 from stream_app.core.samples import SAMPLES_MAX
-from stream_app.core.sink import SinkState
+from stream_app.core.sink import AGAIN_MAX, SinkState
 from stream_app.core.sources import SOURCES_MAX
 from tests.core.naive import runs_of
 from tests.core.strategies import GRACE, SKEW, TOPIC_ID, Rig, expand, policy
@@ -272,7 +272,7 @@ def test_a_duplicate_ahead_is_told_only_if_it_names_itself(second: dict[str, Any
     held.read = 10
     state.log_read_to(held, 0)
     assert state.duplicates == 2
-    assert expand(state.untold_duplicates) == told
+    assert expand(state.untold_duplicates[0]) == told
 
 
 @pytest.mark.parametrize(("said", "told"), [({}, set()), ({"source": "b", "sequence": 1}, {0, 1}), ({"source": "b"}, set())])
@@ -281,7 +281,17 @@ def test_a_duplicate_is_told_only_if_it_names_itself(said: dict[str, Any], told:
     hear(state, (0, 2))
     hear(state, (0, 2), **said)
     assert state.duplicates == 2
-    assert expand(state.untold_duplicates) == told
+    assert expand(state.untold_duplicates[0]) == told
+
+
+def test_what_arrives_twice_more_is_told_twice() -> None:
+    state = sink()
+    for sequence in range(12):
+        hear(state, (0, 1), (5, 6), source="a", sequence=sequence)
+    hear(state, (0, 2), source="b", sequence=1)
+    assert state.duplicates == 23
+    levels = [expand(level) for level in state.untold_duplicates]
+    assert levels == [{0, 5}] * AGAIN_MAX, "so often at once, and no oftener"
 
 
 # --- gaps, openings, times ---

@@ -15,6 +15,7 @@ from stream_app.core.minutes import HOUR, KEPT_MINUTES
 from stream_app.core.model import Absent, Cause, Look, Snapshot, Status, Timed
 from stream_app.core.offsets import OffsetSet
 from stream_app.core.policy import Policy
+from stream_app.core.sink import AGAIN_MAX
 from stream_app.core.state import (
     VERSION,
     Changes,
@@ -95,7 +96,8 @@ def rich() -> Rig:
     rig.observe((100, 102), source="a", sequence=4)
     rig.observe((104, 105), status=Status.QUARANTINED, reason="bad")
     rig.observe((105, 106), status=Status.UNOBSERVED)
-    rig.observe((20, 21), source="a", sequence=5)
+    for sequence in range(5, 5 + AGAIN_MAX):
+        rig.observe((20, 21), source="a", sequence=sequence)
     rig.sink().stalled, rig.sink().absent_observed, rig.sink("first").absent_observed = True, 2, 3
     rig.sink().complete_ms = BASE
     rig.sink().doubted_to = 9

@@ -58,6 +58,15 @@ def test_only_what_is_still_in_the_log_expires() -> None:
 def test_duplicates_are_told_once_a_second_at_most_and_none_is_lost() -> None:
     telling, sink, log = Telling("orders", 0), SinkState(Policy("a")), log_of()
     for at, offset in ((0, 1), (1, 2), (DUPLICATES_EVERY_MS - 1, 3), (DUPLICATES_EVERY_MS, 4)):
-        sink.untold_duplicates.add(offset, offset + 1)
+        sink.untold_duplicates[0].add(offset, offset + 1)
         telling.duplicates(sink, log, NOW + at)
     assert [list(event.ranges.runs()) for event in telling.events] == [[(1, 2)], [(2, 5)]]
+
+
+def test_what_is_doubled_twice_is_told_twice() -> None:
+    telling, sink, log = Telling("orders", 0), SinkState(Policy("a")), log_of()
+    sink.untold_duplicates[0].add(1, 4)
+    sink.untold_duplicates[1].add(2, 3)
+    telling.duplicates(sink, log, NOW)
+    telling.duplicates(sink, log, NOW + DUPLICATES_EVERY_MS)
+    assert [list(event.ranges.runs()) for event in telling.events] == [[(1, 4)], [(2, 3)]]
