@@ -37,12 +37,15 @@ async def look(
     isolation: Isolation,
     runs: Runs,
     *,
+    older_than_ms: int | None = None,
     max_bytes: int = MAX_BYTES,
     timeout: float = TIMEOUT_S,  # noqa: ASYNC109 - the caller's bound for the whole look, part of the result's meaning
 ) -> Look:
     """One look over connections of its own; see :meth:`Prober.look`."""
     async with Prober(kafka) as prober:
-        return await prober.look(topic, partition, topic_id, isolation, runs, max_bytes=max_bytes, timeout=timeout)
+        return await prober.look(
+            topic, partition, topic_id, isolation, runs, older_than_ms=older_than_ms, max_bytes=max_bytes, timeout=timeout
+        )
 
 
 class Prober:
@@ -68,10 +71,13 @@ class Prober:
         isolation: Isolation,
         runs: Runs,
         *,
+        older_than_ms: int | None = None,
         max_bytes: int = MAX_BYTES,
         timeout: float = TIMEOUT_S,  # noqa: ASYNC109 - as above
     ) -> Look:
         """What is at ``runs`` (ascending, disjoint) and beside them now; a ``topic_id`` of 16 zero bytes means whatever it is now.
+
+        With ``older_than_ms`` it is told which of the records are older than that.
 
         ``holes`` are offsets in no batch though a later one is there, or in a batch that does not hold them any more.
         Transaction markers and aborted records lie in a batch, so they are in none of the answer's fields; they are never
@@ -88,7 +94,7 @@ class Prober:
         if not runs:
             _, leader = await self._cluster.identify(topic, partition, topic_id)
             return Look(0, await self._cluster.offset(topic, partition, leader, EARLIEST, isolation))
-        looking = _Looking(self._cluster, topic, partition, isolation, runs, max_bytes)
+        looking = _Looking(self._cluster, topic, partition, isolation, runs, max_bytes, older_than_ms)
         failure: KafkaError = UnreachableError(f"{topic}/{partition} was not looked at within {timeout:g} s; see whether its leader is up")
         try:
             async with asyncio.timeout(timeout):
@@ -111,7 +117,16 @@ class Prober:
 class _Looking:
     """One look under way: goes on where it was when a leader is lost."""
 
-    def __init__(self, cluster: Cluster, topic: str, partition: int, isolation: Isolation, runs: Runs, max_bytes: int) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        topic: str,
+        partition: int,
+        isolation: Isolation,
+        runs: Runs,
+        max_bytes: int,
+        older_than_ms: int | None,
+    ) -> None:
         self._cluster = cluster
         self._topic, self._partition = topic, partition
         self._isolation = isolation
@@ -126,7 +141,12 @@ class _Looking:
         self._holes: list[Run] = []
         self._unreadable: list[Run] = []
         self._tombstones: list[Run] = []
-        self._edges: dict[int, list[tuple[int, int]]] = {}  # index of a run -> its first, last and earliest record, with their times
+        self._older: list[Run] = []
+        self._older_than_ms = -1 if older_than_ms is None else older_than_ms
+        self._part = (0, False)
+        """Number of the part of a run that is looked at, and whether it is older."""
+        self._edges: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        """Index of a run and number of the part -> its first, last and earliest record, with their times."""
         self._beside_times: dict[int, int] = {}
         self._condemned: int | None = None
         self._empty_at: int | None = None
@@ -143,6 +163,7 @@ class _Looking:
             holes=_from(start, self._holes),
             unreadable=_from(start, self._unreadable),
             tombstones=_from(start, self._tombstones),
+            older=_from(start, self._older),
             timestamps={offset: time for offset, time in times.items() if offset >= start},
             beside={offset: time for offset, time in self._beside_times.items() if offset >= start},
         )
@@ -259,7 +280,12 @@ class _Looking:
                 time, null = record
                 if null:
                     add_run(self._tombstones, offset, offset + 1)
-                edges = self._edges.setdefault(index, [(offset, time)] * 3)
+                older = time < self._older_than_ms
+                if older:
+                    add_run(self._older, offset, offset + 1)
+                if older is not self._part[1]:
+                    self._part = (self._part[0] + 1, older)
+                edges = self._edges.setdefault((index, self._part[0]), [(offset, time)] * 3)
                 edges[1] = (offset, time)
                 if 0 <= time < edges[2][1]:
                     edges[2] = (offset, time)

@@ -71,8 +71,8 @@ class Port(Protocol):
     async def offset_at(self, topic: str, partition: int, time: str) -> int | None:
         """First offset whose record is not older than a TIME; None: there is none yet."""
 
-    async def look(self, topic: str, partition: int, topic_id: bytes, runs: Runs) -> Look:
-        """A second look at candidates, on a fresh connection."""
+    async def look(self, topic: str, partition: int, topic_id: bytes, runs: Runs, older_than_ms: int | None = None) -> Look:
+        """A second look at candidates, on a fresh connection; with a time, which of them are older."""
 
     def read_from(self, topic: str, partition: int, position: int, topic_id: bytes, leader_epoch: int, epochs: Epochs) -> None:
         """Have the log reader (re)start at a position; what was read below it is of these leader epochs."""

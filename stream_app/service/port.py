@@ -121,10 +121,11 @@ class KafkaPort:
         except TopicsUnavailable as exc:
             raise Unavailable(str(exc)) from exc
 
-    async def look(self, topic: str, partition: int, topic_id: bytes, runs: Runs) -> Look:
+    async def look(self, topic: str, partition: int, topic_id: bytes, runs: Runs, older_than_ms: int | None = None) -> Look:
         """A second look at candidates, on a fresh connection."""
+        isolation = self._readings[topic].isolation
         try:
-            return await look(self._settings, topic, partition, topic_id, self._readings[topic].isolation, runs)
+            return await look(self._settings, topic, partition, topic_id, isolation, runs, older_than_ms=older_than_ms)
         except KafkaError as exc:
             raise Unavailable(str(exc)) from exc
 

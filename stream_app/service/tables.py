@@ -8,28 +8,31 @@ none: nothing is concluded from it, and the next question follows after a longer
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeVar
 
 import structlog
 
 from stream_app.core.ledger import Ledger
-from stream_app.core.model import Observation, Reason
+from stream_app.core.model import Look, Observation, Reason, Runs
 from stream_app.core.offsets import OffsetSet
 from stream_app.core.sink import SinkState
 from stream_app.core.snapshots import FORMER_CHECK, TABLE_CHECK, is_news
+from stream_app.service.ages import UNREADABLE_TTL_KEEPS_MS, Ages
 from stream_app.service.context import Port, Unavailable
 from stream_app.service.owner import PartitionOwner
 from stream_app.service.telemetry import Telemetry
 from stream_app.sinks.clickhouse import Check, Facts, Held, Layout, Span, Unknown
 from stream_app.sinks.clickhouse.layout import portions
-from stream_app.sinks.clickhouse.snapshots import Beyond, Standing, beyond, observations, reach, spans, sweep_spans
+from stream_app.sinks.clickhouse.snapshots import Beyond, Standing, beyond, observations, reach, spans, stated, sweep_spans
 from stream_app.sinks.clickhouse.statements import SPANS_MAX
 from stream_app.sinks.clickhouse.table import CHUNKS_MAX
 from stream_app.web.times import rfc3339
 
 log = structlog.get_logger("gapstream.tables")
+
+Answered = TypeVar("Answered")
 
 TICK_SECONDS = 0.2
 """It is looked this often whether there is something to be asked."""
@@ -44,10 +47,6 @@ SAID_SECONDS = 30.0
 """What was handed to an owner and is not in the ledger after so long was rejected: the table is asked again all the same."""
 LATE_SECONDS = 1.0
 """A question that takes longer than this, and than ``every``, is late: it counts as failing since it was asked."""
-UNREADABLE_TTL_KEEPS_MS = 86_400_000
-"""Of a TTL of which nothing can be said it is taken that it leaves rows alone for a day."""
-TTL_MARGIN = 10
-"""Rows are taken to be gone a tenth of the TTL early: times of records are not in the order of offsets."""
 
 
 class Asking(Protocol):
@@ -93,10 +92,8 @@ class Watch:
     said: int = -1
     """Sequence of what was handed to the owner last."""
     said_at: float = 0.0
-    since: int = 0
-    """Rows of lower offsets may have gone by the table's TTL."""
-    since_at: float | None = None
-    """When that was asked; None: not yet."""
+    ages: Ages = field(default_factory=Ages)
+    """Of records whose rows the table's TTL may have taken."""
     epoch: int = 0
     """Of the ledger when the table was asked last."""
     at_ms: int = 0
@@ -132,7 +129,7 @@ class Watch:
             settled,
             max(settled, sink.horizon or 0, sink.highest or 0),
             again,
-            since=self.since,
+            since=self.ages.since,
             received=sink.received,
             put_aside=sink.explained[Reason.QUARANTINED],
             heard=sink.heard,
@@ -141,6 +138,21 @@ class Watch:
             source=source,
             sequence=max(self.said, sink.sources.sequences.get(source, -1)) + 1,
         )
+
+    @property
+    def answered_of_this_log(self) -> bool:
+        """Whether what was asked last says something of this log: it was not truncated or made anew since."""
+        return self.current and self.epoch == self.ledger.epoch
+
+    def lacking(self, held: Iterable[Held], standing: Standing) -> tuple[OffsetSet, OffsetSet]:
+        """Records that an answer should hold and does not; and which records of its ranges were received before."""
+        log, lacking, received = self.ledger.log, OffsetSet(), OffsetSet()
+        for one in held:
+            first, stop = stated(one, standing)
+            before = self.sink.received_within(first, stop, log)
+            received.update(before)
+            lacking.update((before | self.sink.unaccounted(max(first, standing.settled), stop, log)) - one.present - one.quarantined)
+        return lacking, received
 
     @property
     def doubtful(self) -> bool:
@@ -216,16 +228,14 @@ class TableWatcher:
 
     async def ask(self, watches: Sequence[Watch]) -> float:
         """Ask once; how many seconds after its beginning the next question is due."""
-        late_s = max(self.rules.every_s, LATE_SECONDS)
-        late = asyncio.get_running_loop().call_later(late_s, self._is_late, watches, self.clock_ms())
         try:
             facts = await self._inspect(watches)
             for watch in watches:
                 await self._note_ttl(watch, facts)
             await self._look_for_former(watches)
             watches = [watch for watch in watches if not watch.doubtful]
-            await self._check(watches, self._spans(watches))
-            await self._go_on_sweeping(watches, facts)
+            others = await self._check(watches, self._spans(watches))
+            await self._go_on_sweeping([watch for watch in watches if watch.partition not in others], facts)
         except _Failed as failure:
             return self._fail(watches, str(failure))
         except Unavailable as failure:
@@ -233,10 +243,25 @@ class TableWatcher:
         except Exception as error:  # a defect of ours: the sink must not look as if somebody still asked it
             log.exception("a table is asked again after a defect", topic=self.rules.topic, sink=self.rules.sink)
             return self._fail(watches, f"a defect ({type(error).__name__}: {error})")
-        finally:
-            late.cancel()
         self._failures = 0
         return self.rules.every_s
+
+    async def _answer(self, watches: Iterable[Watch], question: Awaitable[Answered | Unknown]) -> Answered:
+        """What the table says.
+
+        Raises:
+            _Failed: nothing that proves anything.
+        """
+        late_s = max(self.rules.every_s, LATE_SECONDS)
+        late = asyncio.get_running_loop().call_later(late_s, self._is_late, watches, self.clock_ms())
+        try:
+            answer = await question
+        finally:
+            late.cancel()
+        if isinstance(answer, Unknown):
+            hint = f"gapstream verify --topic {self.rules.topic} --sink {self.rules.sink} prints the statement to add"
+            raise _Failed(answer.reason if answer.statement is None else f"{answer.reason}; {hint}")
+        return answer
 
     def _is_late(self, watches: Iterable[Watch], since_ms: int) -> None:
         """Nobody knows how things stand while the server is silent, and it may be so for long before the question is given up."""
@@ -257,45 +282,35 @@ class TableWatcher:
 
     # --- before the question ------------------------------------------------------------------------------------------
 
-    async def _inspect(self, watches: Iterable[Watch]) -> Facts:
+    async def _inspect(self, watches: Sequence[Watch]) -> Facts:
         now, layout = asyncio.get_running_loop().time(), self.table.layout
         if layout.partition is None and any(watch.partition or watch.ledger.partitions > 1 for watch in watches):
             raise _Failed(f"{layout.name} has no column for the partition, but the topic has several: name one in columns.partition")
         if self._facts is not None and now - self._inspected_at < INSPECT_SECONDS:
             return self._facts
-        found = await self.table.inspect()
-        if isinstance(found, Unknown):
-            hint = f"gapstream verify --topic {self.rules.topic} --sink {self.rules.sink} prints the statement to add"
-            raise _Failed(found.reason if found.statement is None else f"{found.reason}; {hint}")
-        self._facts, self._inspected_at = found, now
-        return found
+        self._facts = await self._answer(watches, self.table.inspect())
+        self._inspected_at = now
+        return self._facts
 
     async def _note_ttl(self, watch: Watch, facts: Facts) -> None:
-        """From where on the table's TTL leaves rows alone, until it is asked again."""
+        """How far the table's TTL has come, until that is asked again."""
         keeps_ms = facts.retention.keeps_ms if facts.retention.unreadable is None else UNREADABLE_TTL_KEEPS_MS
-        if keeps_ms is None:
-            watch.since, watch.since_at = 0, None
-            return
-        now, margin_ms = asyncio.get_running_loop().time(), keeps_ms // TTL_MARGIN
-        again_s = min(self.rules.sweep_s, margin_ms / 1000)
-        if watch.since_at is None or now - watch.since_at >= again_s:
-            watch.since = await self._offset_at(watch, self.clock_ms() - keeps_ms + margin_ms + round(again_s * 1000))
-            watch.since_at = now
+        if watch.ages.epoch != watch.ledger.epoch:
+            watch.ages = Ages(watch.ledger.epoch)
+        await watch.ages.renew(keeps_ms, self.rules.sweep_s, self.clock_ms(), lambda time_ms: self._offset_at(watch, time_ms))
 
     async def _offset_at(self, watch: Watch, time_ms: int) -> int:
         """First offset whose record is not older; the log's end where there is none."""
         found = await self.port.offset_at(self.rules.topic, watch.partition, f"@{max(time_ms, 0)}")
         return watch.ledger.log.end if found is None else found
 
-    async def _look_for_former(self, watches: Iterable[Watch]) -> None:
+    async def _look_for_former(self, watches: Sequence[Watch]) -> None:
         """Of a topic that was made anew nothing is compared before the table was seen without rows of it: they don't say of which one."""
         now = asyncio.get_running_loop().time()
         asked = {watch.partition: watch for watch in watches if watch.doubtful and now - watch.former_at >= FORMER_SECONDS}
         if not asked:
             return
-        edges = await self.table.edges(asked)
-        if isinstance(edges, Unknown):
-            raise _Failed(edges.reason)
+        edges = await self._answer(watches, self.table.edges(asked))
         for number, watch in asked.items():
             watch.former_at = now
             reason = None if number not in edges else self._of_former(number, *edges[number])
@@ -313,38 +328,38 @@ class TableWatcher:
         )
 
     def _spans(self, watches: Iterable[Watch]) -> list[Span]:
-        return spans(self._standings(watches).values())
+        return spans(self._standings(watches))
 
-    def _standings(self, watches: Iterable[Watch], ends: Mapping[int, int] | None = None) -> dict[int, Standing]:
-        return {watch.partition: watch.standing(self.source, (ends or {}).get(watch.partition)) for watch in watches if watch.current}
+    def _standings(self, watches: Iterable[Watch]) -> list[Standing]:
+        return [watch.standing(self.source) for watch in watches if watch.current]
 
     # --- the question and what follows from its answer ----------------------------------------------------------------
 
-    async def _check(self, watches: Sequence[Watch], asked: Sequence[Span]) -> None:
+    async def _check(self, watches: Sequence[Watch], asked: Sequence[Span]) -> Collection[int]:
+        """Ask, and have said what follows; returns the partitions of which nothing does: the table has rows of another log there."""
         wanted = {span.partition for span in asked}
         watches = [watch for watch in watches if watch.partition in wanted and watch.current]
         asked = [span for span in asked if span.partition in {watch.partition for watch in watches}]
         if not asked:
-            return
+            return ()
         loop = asyncio.get_running_loop()
         begun = loop.time()
         for watch in watches:
             watch.at_ms, watch.epoch = watch.sink.snapshots.begin(self.clock_ms()), watch.ledger.epoch
-        check = await self.table.check(asked)
-        if isinstance(check, Unknown):
-            raise _Failed(check.reason)
+        check = await self._answer(watches, self.table.check(asked))
         held = [*check.held, *await self._far_ahead(watches, check.held)]
         ends = await self._ends(watches, held)
         self.telemetry.counters.table_checked(self.rules.sink, loop.time() - begun, check.rows_read)
         others = {one.partition: one for one in beyond(held, ends)}
         for watch in watches:
-            if watch.current and watch.epoch == watch.ledger.epoch:  # what was asked of another log says nothing of this one
-                other = others.get(watch.partition)
-                if other is None:
-                    self._say(watch, [one for one in held if one.span.partition == watch.partition], ends)
+            other = others.get(watch.partition)
+            if other is None:
+                await self._say(watch, [one for one in held if one.span.partition == watch.partition], ends)
+            if watch.answered_of_this_log:
                 watch.note(None if other is None else self._of_another_log(other))
+        return others.keys()
 
-    async def _far_ahead(self, watches: Iterable[Watch], held: Iterable[Held]) -> list[Held]:
+    async def _far_ahead(self, watches: Sequence[Watch], held: Iterable[Held]) -> list[Held]:
         """The last offset of partitions of which the table has nothing near what is judged: it may have lost all of that."""
         there = {one.span.partition for one in held if one.present or one.quarantined}
         lost = [
@@ -354,9 +369,7 @@ class TableWatcher:
         ]
         if not lost:
             return []
-        edges = await self.table.edges(lost)
-        if isinstance(edges, Unknown):
-            raise _Failed(edges.reason)
+        edges = await self._answer(watches, self.table.edges(lost))
         return [
             Held(Span(number, stop - 1, stop), OffsetSet([(stop - 1, stop)]), {}, (), OffsetSet())
             for number, (_, stop) in edges.items()
@@ -376,12 +389,24 @@ class TableWatcher:
             f" of another topic, or of one of the same name that was deleted; see columns.topic and where"
         )
 
-    def _say(self, watch: Watch, held: Iterable[Held], ends: Mapping[int, int]) -> None:
-        standings = self._standings([watch], ends)
-        said: list[Observation] = [one for _, one in observations(held, standings, self.rules.sink)]
+    async def _say(self, watch: Watch, held: Sequence[Held], ends: Mapping[int, int]) -> None:
+        """Have the owner write what an answer says that is not known."""
+        if not watch.answered_of_this_log or watch.ages.epoch != watch.epoch:
+            return
+        standing = watch.standing(self.source, ends[watch.partition])
+        if watch.ages.matter:
+            lacking, received = watch.lacking(held, standing)
+            sorted_to = await watch.ages.sort(lacking, received, lambda runs, time_ms: self._look(watch, runs, time_ms))
+            standing = replace(standing, aged=watch.ages.aged & lacking, end=min(standing.end, sorted_to))
+        if not watch.answered_of_this_log:
+            return
+        said: list[Observation] = [one for _, one in observations(held, {watch.partition: standing}, self.rules.sink)]
         if any(is_news(watch.sink, one, watch.ledger.log) for one in said):
             watch.owner.say(said)
             watch.said, watch.said_at = said[-1].sequence or 0, asyncio.get_running_loop().time()
+
+    async def _look(self, watch: Watch, runs: Runs, older_than_ms: int) -> Look:
+        return await self.port.look(self.rules.topic, watch.partition, watch.ledger.log.topic_id, runs, older_than_ms)
 
     # --- what was judged long ago -------------------------------------------------------------------------------------
 
@@ -404,5 +429,5 @@ class TableWatcher:
         since: dict[int, int] = {}
         for watch in watches:
             verified = await self._offset_at(watch, self.clock_ms() - self.rules.verify_ms)
-            since[watch.partition] = max(watch.ledger.log.start, watch.since, verified, watch.sink.floor or 0)
-        return sweep_spans((one for one in self._standings(watches).values() if one.partition in since), since)
+            since[watch.partition] = max(watch.ledger.log.start, watch.ages.since, verified, watch.sink.floor or 0)
+        return sweep_spans((one for one in self._standings(watches) if one.partition in since), since)

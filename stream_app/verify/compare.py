@@ -40,7 +40,7 @@ class Difference:
     missing: dict[Cause, OffsetSet] = field(default_factory=dict)
     explained: dict[Reason, OffsetSet] = field(default_factory=dict)
     too_old: OffsetSet = field(default_factory=OffsetSet)
-    """Records without a row that the table's TTL may have removed."""
+    """Records without a row that the table's TTL may have removed, those without a time among them."""
     timestamps: dict[int, int] = field(default_factory=dict)
     """Times of some records that are missing."""
 
@@ -74,19 +74,17 @@ class Difference:
                     self.explained.setdefault(Reason.QUARANTINED, OffsetSet()).update(aside)
                     some.difference_update(aside)
 
-    def looked(self, look: Look, first: int, *, compacted: bool | None, tombstones_optional: bool, kept_from_ms: int | None) -> None:
+    def looked(self, look: Look, first: int, *, compacted: bool | None, tombstones_optional: bool) -> None:
         """Sort out what lacks within ``[first, look.upto)`` by what a second look found there.
 
-        ``compacted``: the topic's policy, None where it is unknown; ``kept_from_ms``: rows of older records may have gone
-        by the table's TTL.
+        ``compacted``: the topic's policy, None where it is unknown. What the look says is older may have gone by the table's TTL.
         """
         left = self.lacking.within(first, look.upto)
         self.lacking.difference_update(left)
         self.timestamps |= look.timestamps
-        if kept_from_ms is not None:
-            old = _older(left, look.timestamps, kept_from_ms)
-            self.too_old.update(old)
-            left.difference_update(old)
+        old = left & OffsetSet(look.older)
+        self.too_old.update(old)
+        left.difference_update(old)
         expired = left.within(0, min(look.log_start, END))
         holes = left & OffsetSet(look.holes)
         tombstones = left & OffsetSet(look.tombstones)
@@ -151,16 +149,6 @@ def _gaps(cause: Cause, missing: OffsetSet, records: OffsetSet, timestamps: Mapp
             first, count = before.first, before.count + count
         gaps.append(Gap(first, stop, count, cause, timestamps.get(first), timestamps.get(stop - 1)))
     return gaps
-
-
-def _older(lacking: OffsetSet, timestamps: Mapping[int, int], bound_ms: int) -> OffsetSet:
-    """The runs of which a record is known to be older than ``bound_ms``."""
-    old = OffsetSet()
-    for first, stop in lacking.runs():
-        times = [time for offset in (first, stop - 1) if (time := timestamps.get(offset)) is not None]
-        if times and min(times) < bound_ms:
-            old.add(first, stop)
-    return old
 
 
 @dataclass(frozen=True, slots=True)

@@ -277,16 +277,11 @@ class Verification:
         """Sort out what lacks within ``[first, stop)``."""
         while lacking := one.lacking.within(first, stop):
             runs = tuple(lacking.runs())
-            look = await prober.look(self.question.topic, one.part.partition, one.part.topic_id, self.settings.isolation, runs)
+            part, isolation = one.part, self.settings.isolation
+            look = await prober.look(self.question.topic, part.partition, part.topic_id, isolation, runs, older_than_ms=self._kept_from_ms)
             if look.upto <= runs[0][0]:
                 raise CouldNotTell(f"{self.question.topic}/{one.part.partition} could not be read again at {runs[0][0]}: run it again")
-            one.looked(
-                look,
-                runs[0][0],
-                compacted=compacted,
-                tombstones_optional=self.question.tombstones_optional,
-                kept_from_ms=self._kept_from_ms,
-            )
+            one.looked(look, runs[0][0], compacted=compacted, tombstones_optional=self.question.tombstones_optional)
 
     async def _ask_again(self, differences: Iterable[Difference]) -> None:
         """Ask the table once more for what is missing, when the youngest of it is ``settle`` old."""
@@ -347,7 +342,8 @@ class Verification:
         if one.part.unread:
             self._note(f"{where}: {one.part.unread.count} offsets went by retention while the log was being read, and were not judged")
         if one.too_old:
-            self._note(f"{where}: {one.too_old.count} records without a row are older than the table's TTL, and were not judged")
+            old = "are older than the table's TTL, or have no time"
+            self._note(f"{where}: {one.too_old.count} records without a row {old}, and were not judged")
         if one.part.holes:
             self._note(f"{where}: {one.part.holes.count} offsets of the log hold nothing: compacted, or lost in Kafka itself")
 

@@ -246,6 +246,25 @@ def test_what_the_ttl_removed_is_not_missing(bench: Bench) -> None:
 # --- time ---------------------------------------------------------------------------------------------------------------------
 
 
+def test_what_the_ttl_removed_among_young_records_is_not_missing(bench: Bench) -> None:
+    """Each record is judged by its own time, whatever the times of its neighbours are."""
+    topic, rng = bench.kit.make_topic(1), random.Random(random.randrange(1 << 30))
+    old = {offset for offset in range(40) if rng.random() < 0.4} | {10, 30}
+    lost = set(range(8, 16)) | set(range(28, 33)) | {rng.randrange(40)}
+    for offset in range(40):
+        bench.produce(topic, 1, hours_ago=50 if offset in old else 1)
+    bench.table("ENGINE = MergeTree ORDER BY (__partition, __offset) TTL toDateTime(__timestamp) + INTERVAL 1 DAY")
+    bench.put(topic, sorted(set(range(40)) - old - lost))
+    found = answer(bench.verify(topic, "--json"), 1)
+    assert offsets(found["missing"], 0) == lost - old
+    assert found["partitions"][0]["missing"] == len(lost - old)
+    first = min(set(range(40)) - old)
+    said = f"partition 0: {len([one for one in old if one > first])} records without a row are older than the table's TTL"
+    assert any(note.startswith(said) for note in found["notes"])
+    bench.put(topic, sorted(lost - old))
+    assert answer(bench.verify(topic, "--json"), 0)["result"] == "equal"
+
+
 def test_what_the_ttl_may_have_removed_whole_is_unknown(bench: Bench) -> None:
     topic = bench.kit.make_topic(1)
     bench.table("ENGINE = MergeTree ORDER BY (__topic, __partition, __offset) TTL toDateTime(__timestamp) + INTERVAL 30 MINUTE")

@@ -161,6 +161,16 @@ async def test_what_can_not_be_read_yet_is_not_looked_at(cluster: FakeCluster) -
     assert (await look_at(cluster, (30, 31), isolation=UNCOMMITTED)).upto == 30
 
 
+async def test_which_records_are_older_is_told_each_for_itself(cluster: FakeCluster) -> None:
+    """Times that rise in each batch and fall from one to the next; a record without a time is older than any."""
+    times = {0: T0 + 100, 10: T0, 20: T0 + 85, 30: -100}
+    cluster.add("orders", FakeLog([batch(first, first + 9, time=time) for first, time in times.items()]))
+    got = await look_at(cluster, (5, 30), (32, 36), older_than_ms=T0 + 106)
+    assert got.older == ((5, 6), (10, 21), (32, 36))
+    assert got.timestamps == {5: T0 + 105, 6: T0 + 106, 9: T0 + 109, 10: T0 + 10, 20: T0 + 105, 21: T0 + 106, 29: T0 + 114}
+    assert (await look_at(cluster, (5, 30))).older == ()
+
+
 async def test_work_is_bounded(cluster: FakeCluster) -> None:
     cluster.add("orders", FakeLog([batch(first, first + 9, value=b"v" * 10_000) for first in range(0, 1000, 10)]))
     got = await look_at(cluster, (0, 1000), max_bytes=1_000_000)

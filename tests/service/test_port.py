@@ -183,13 +183,15 @@ async def test_the_offset_of_a_time(port: KafkaPort, world: World, time: str, ms
 async def test_a_look_uses_the_topics_isolation(port: KafkaPort, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
 
-    async def look(*args: Any) -> Look:
-        given.append(args)
+    async def look(*args: Any, **options: Any) -> Look:
+        given.append((*args, options))
         return Look(9, 0)
 
     monkeypatch.setattr(port_module, "look", look)
     assert await port.look("orders", 3, TOPIC_ID, ((1, 9),)) == Look(9, 0)
-    assert given == [(SETTINGS, "orders", 3, TOPIC_ID, Isolation.READ_UNCOMMITTED, ((1, 9),))]
+    assert await port.look("orders", 3, TOPIC_ID, ((1, 9),), 70) == Look(9, 0)
+    asked = (SETTINGS, "orders", 3, TOPIC_ID, Isolation.READ_UNCOMMITTED, ((1, 9),))
+    assert given == [(*asked, {"older_than_ms": None}), (*asked, {"older_than_ms": 70})]
 
 
 async def test_the_log_is_read_as_configured(port: KafkaPort, world: World) -> None:
@@ -219,7 +221,7 @@ CALLS: list[Callable[[KafkaPort], Any]] = [
 async def test_failures_of_kafka_are_tried_again(
     port: KafkaPort, world: World, monkeypatch: pytest.MonkeyPatch, call: Callable[[KafkaPort], Any], failure: Exception
 ) -> None:
-    async def look(*args: Any) -> Look:
+    async def look(*args: Any, **options: Any) -> Look:
         raise failure
 
     monkeypatch.setattr(port_module, "look", look)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import structlog
 
-from stream_app.core.model import CHUNK, DOUBLED_MAX, LogEnds, Row
+from stream_app.core.model import CHUNK, DOUBLED_MAX, LogEnds, Look, Row
 from stream_app.core.offsets import OffsetSet
 from stream_app.core.policy import Policy
 from stream_app.kafka.trouble import Trouble, TroubleKind
@@ -266,11 +266,11 @@ async def test_doubled_rows_are_told_once(world: World) -> None:
     world.table.put(range(100), range(20, 23), [21])
     await world.begin()
     await world.checks(3)
-    assert await world.until_told(1) == [("duplicate.detected", [[20, 22]])]
+    assert await world.until_told(2) == [("duplicate.detected", [[20, 22]]), ("duplicate.detected", [[21, 21]])], "once for each row more"
     world.table.put([5, 21])
     assert (await world.until_row(lambda row: row.duplicates == 4)).rows == 104
     await world.checks(3)
-    assert len(world.told()) == 1, "judged already: the sweep looks at it"
+    assert len(world.told()) == 2, "judged already: the sweep looks at it"
 
 
 async def test_rows_put_aside_are_explained(world: World) -> None:
@@ -455,6 +455,19 @@ async def test_rows_of_another_log_prove_nothing(world: World) -> None:
     assert world.written()[0]["runs"] == [[0, 119]]
 
 
+async def test_a_sweep_is_no_answer_for_rows_of_another_log(world: World) -> None:
+    world.rules = Rules("orders", SINK, every_s=0.001, sweep_s=0.0, verify_ms=7 * 86_400_000)
+    world.watcher = world.make("table:me")
+    world.table.put(range(100))
+    await world.begin()
+    await world.checks(2)
+    world.table.put([119])
+    world.table.delete([50])
+    await world.checks(4)
+    assert "has offset 119 of partition 0, whose log ends at 100" in world.failing()["table"]
+    assert world.told() == [], "nothing is concluded from it"
+
+
 async def test_a_table_without_partitions_holds_one() -> None:
     world = World([Bench(), Bench()])
     world.table.layout = Layout("default", "orders", "__offset", "__topic")
@@ -612,6 +625,25 @@ async def test_t61_what_the_ttl_took_is_not_missing_and_has_not_vanished(world: 
     world.table.put([51])
     await world.check()
     assert (await world.until_told(3))[2:] == [("gap.filled", [[51, 51]])], "inserted again, whatever the TTL says"
+
+
+async def test_t61_what_the_ttl_took_among_young_records_is_not_missing_and_has_not_vanished(world: World) -> None:
+    """Offsets 40 to 44 and 70 to 79 are old, whatever stands before them."""
+    world.rules = Rules("orders", SINK, every_s=0.001, sweep_s=0.0, verify_ms=7 * 86_400_000)
+    world.watcher = world.make("table:me")
+    world.table.facts = Facts("MergeTree", Retention(10 * 86_400_000), final=False)
+    world.table.put(range(39), range(45, 70), range(75, 99))
+    world.bench.port.looking = lambda runs: Look(runs[-1][1], 0, older=tuple((OffsetSet(runs) & OffsetSet([(40, 45), (70, 80)])).runs()))
+    await world.begin()
+    await world.checks(3)
+    assert sorted(await world.until_told(2)) == [("gap.explained", [[40, 44], [70, 74]]), ("gap.opened", [[39, 39]])]
+    row = await world.until_row(lambda row: row.missing == 1)
+    assert row.explained == {"unobserved": 10}
+    world.table.delete(range(60, 65))
+    world.table.delete(range(75, 80))
+    await world.checks(4)
+    assert (await world.until_told(3))[2:] == [("gap.opened", [[60, 64]])], "the others were removed by the TTL"
+    assert (len(world.told()), world.row().explained, world.row().missing) == (3, {"unobserved": 10}, 6)
 
 
 async def test_a_ttl_of_which_nothing_can_be_said_is_taken_to_leave_a_day(world: World) -> None:

@@ -130,9 +130,9 @@ class ScriptedPort:
         self._note("offset_at", topic, partition, time)
         return self.times[time]
 
-    async def look(self, topic: str, partition: int, topic_id: bytes, runs: Runs) -> Look:
+    async def look(self, topic: str, partition: int, topic_id: bytes, runs: Runs, older_than_ms: int | None = None) -> Look:
         """As scripted."""
-        self._note("look", topic, partition, topic_id, runs)
+        self._note("look", topic, partition, topic_id, runs, *(() if older_than_ms is None else (older_than_ms,)))
         await asyncio.sleep(0)
         found = self.looking(runs)
         if isinstance(found, BaseException):

@@ -42,13 +42,11 @@ def held(stop: int, present: set[int], rows: int | None = None, doubled: tuple[i
     return Held(Span(0, 0, stop), have, {} if rows is None else {0: rows - len(present)}, (twice,) if twice else (), aside)
 
 
-def look(
-    one: Difference, *, compacted: bool | None = None, optional: bool = True, kept_from_ms: int | None = None, **found: object
-) -> None:
+def look(one: Difference, *, compacted: bool | None = None, optional: bool = True, **found: object) -> None:
     first = one.lacking.first()
     assert first is not None
     answer = Look(**{"upto": one.part.stop, "log_start": 0, **found})  # type: ignore[arg-type]  # names to values of several types
-    one.looked(answer, first, compacted=compacted, tombstones_optional=optional, kept_from_ms=kept_from_ms)
+    one.looked(answer, first, compacted=compacted, tombstones_optional=optional)
 
 
 @pytest.mark.parametrize("_round", range(30))
@@ -137,9 +135,10 @@ def test_what_arrived_meanwhile_is_not_missing() -> None:
 
 def test_what_the_ttl_may_have_removed_is_not_judged() -> None:
     one = Difference.of(part(set(range(10)), 10), [held(10, {4})])
-    look(one, kept_from_ms=1_000, timestamps={0: 10, 3: 40, 5: 1_000, 9: 2_000})
-    assert one.too_old == OffsetSet([(0, 4)])
-    assert [(gap.first, gap.stop) for gap in one.gaps()] == [(5, 10)]
+    look(one, older=((0, 2), (6, 8)), timestamps={0: 10, 1: 40, 2: 1_000, 3: 1_000, 5: 1_000, 6: 20, 8: 2_000, 9: 2_100})
+    assert one.too_old == OffsetSet([(0, 2), (6, 8)])
+    gaps = [(gap.first, gap.stop, gap.first_timestamp_ms, gap.last_timestamp_ms) for gap in one.gaps()]
+    assert gaps == [(2, 4, 1_000, 1_000), (5, 6, 1_000, 1_000), (8, 10, 2_000, 2_100)], "each record for itself"
 
 
 def test_missing_records_above_the_last_row_are_counted_apart() -> None:

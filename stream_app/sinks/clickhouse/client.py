@@ -129,6 +129,7 @@ class ClickHouseClient:
             msg = "ClickHouse needs its client, which is not installed: pip install 'gapstream[clickhouse]'"
             raise UsageError(msg) from error
         logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)  # it says what it raises, too
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it warns of connections that it gives up
         parts = urlsplit(self.url)
         return clickhouse_connect.get_client(
             interface=parts.scheme,

@@ -35,6 +35,8 @@ class Standing:
     """What is asked for again below ``settled``: open gaps, and what lacked lately."""
     since: int = 0
     """Rows of lower offsets may have gone by the table's TTL: that they are not there says nothing."""
+    aged: OffsetSet = field(default_factory=OffsetSet)
+    """The same of these, at and above ``since``; below ``settled`` only what was received."""
     received: OffsetSet = field(default_factory=OffsetSet)
     """Received at and above ``settled``."""
     put_aside: OffsetSet = field(default_factory=OffsetSet)
@@ -110,7 +112,7 @@ def observations(held: Iterable[Held], standings: Mapping[int, Standing], sink: 
 
 def _of_span(held: Held, standing: Standing, sink: str) -> Iterator[Observation]:
     said = _Saying(sink, standing)
-    first, stop = held.span.first, min(_stop(held, standing), standing.end)
+    first, stop = stated(held, standing)
     if held.quarantined:
         runs = tuple((held.quarantined.within(first, max(first, stop)) - standing.put_aside).runs())
         for some in _portions(runs):
@@ -119,10 +121,16 @@ def _of_span(held: Held, standing: Standing, sink: str) -> Iterator[Observation]
     for start, end in (held.present.within(first, max(first, min(judged, stop))) & standing.again).runs():
         yield said.that(((start, end),), snapshot=Snapshot(start, end, end - start, standing.at_ms))  # back again; of others nothing
     first = max(first, judged)
-    if first < standing.since and first < stop:
-        yield from _doubted(held, first, min(standing.since, stop), said)
-        first = standing.since
-    yield from _snapshots(held.present, held, first, stop, said)
+    doubted = _doubted(standing, first, stop)
+    unsure = doubted.within(standing.settled, END) - held.present - standing.received
+    for some in _portions(tuple(unsure.runs())):
+        yield said.that(some, Status.UNOBSERVED, reason=TOO_OLD)
+    yield from _snapshots(held.present | (doubted - unsure), held, first, stop, said)
+
+
+def stated(held: Held, standing: Standing) -> tuple[int, int]:
+    """The range that an answer states something of."""
+    return held.span.first, min(_stop(held, standing), standing.end)
 
 
 def _stop(held: Held, standing: Standing) -> int:
@@ -136,12 +144,12 @@ def _last(held: Held) -> int:
     return max((one for one in (held.present.last(), held.quarantined.last()) if one is not None), default=-1)
 
 
-def _doubted(held: Held, first: int, stop: int, said: _Saying) -> Iterator[Observation]:
-    """Not judged yet, and older than the table's TTL: nobody knows of what is not there whether it ever was."""
-    known = held.present | said.standing.received
-    for some in _portions(tuple(known.missing_in(first, stop).runs())):
-        yield said.that(some, Status.UNOBSERVED, reason=TOO_OLD)
-    yield from _snapshots(known, held, first, stop, said)
+def _doubted(standing: Standing, first: int, stop: int) -> OffsetSet:
+    """What is so old that nobody knows, of what is not there, whether it ever was. What is judged already stays as it is."""
+    doubted = standing.aged.within(first, max(first, stop))
+    if first < min(standing.since, stop):
+        doubted.add(first, min(standing.since, stop))
+    return doubted
 
 
 def _snapshots(present: OffsetSet, held: Held, first: int, stop: int, said: _Saying) -> Iterator[Observation]:

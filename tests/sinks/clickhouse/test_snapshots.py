@@ -142,13 +142,20 @@ def test_what_is_back_is_told_of_what_the_ttl_may_have_taken_and_nothing_else() 
 
 def test_what_the_ttl_may_have_taken_before_it_was_judged_is_unobserved() -> None:
     one = standing(settled=10, horizon=10, since=50, received=OffsetSet([(12, 15), (40, 41)]))
-    (_, lost), (_, old), (_, rest) = told(held(Span(0, 10, 9 * CHUNK), [(14, 20), (60, 90)], {0: 4}, doubled=[[(15, 16)]]), one)
+    (_, lost), (_, rest) = told(held(Span(0, 10, 9 * CHUNK), [(14, 20), (60, 90)], {0: 4}, doubled=[[(15, 16)]]), one)
     assert (lost.status, lost.runs) == (Status.UNOBSERVED, ((10, 12), (20, 40), (41, 50)))
-    assert old.snapshot is not None
-    assert (old.runs, old.snapshot.first, old.snapshot.stop) == (((12, 20), (40, 41)), 10, 50)
-    assert old.snapshot.doubled == (((15, 16),),)
     assert rest.snapshot is not None
-    assert (rest.runs, rest.snapshot.first, rest.snapshot.stop) == (((60, 90),), 50, 90)
+    assert (rest.runs, rest.snapshot.first, rest.snapshot.stop) == (((12, 20), (40, 41), (60, 90)), 10, 90)
+    assert rest.snapshot.doubled == (((15, 16),),)
+
+
+def test_old_records_among_young_ones_are_left_alone_too() -> None:
+    """What was received stays so, above what is judged and below; of the rest nobody knows."""
+    one = standing(settled=20, horizon=20, since=5, aged=OffsetSet([(8, 10), (30, 40)]), received=OffsetSet([(32, 34)]))
+    (_, lost), (_, rest) = told(held(Span(0, 0, 9 * CHUNK), [(6, 8), (15, 31), (50, 60)]), one)
+    assert (lost.status, lost.runs) == (Status.UNOBSERVED, ((31, 32), (34, 40)))
+    assert rest.snapshot is not None
+    assert (rest.runs, rest.snapshot.first, rest.snapshot.stop) == (((6, 10), (15, 31), (32, 34), (50, 60)), 5, 60)
 
 
 @pytest.mark.parametrize("chunks_max", [3, 65_535])
