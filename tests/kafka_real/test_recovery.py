@@ -17,7 +17,8 @@ from tests.support.kafka_kit import KafkaKit
 from tests.support.observer import Observer
 from tests.support.rig import Rig, Worker, eventually, listed
 
-READY_S = 15.0
+READY_S = 40.0
+"""Usually five; whatever would hold a worker up lasts longer: the transaction of a dead one a minute, a marker for good."""
 
 
 @dataclass
