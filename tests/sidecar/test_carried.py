@@ -17,7 +17,7 @@ KEY: Key = ("orders", 3)
 
 
 def row(*runs: tuple[int, int], number: int = 1, key: Key = KEY, status: str = "received", reason: str | None = None) -> Carried:
-    return Carried(key, "host-1", number, status, reason, RunList(runs))
+    return Carried(key, "host-1", number, status, reason, RunList(runs), replayed=key != KEY)
 
 
 def test_the_text_stays_the_same_while_what_it_says_ends_with_the_committed_offset() -> None:
@@ -35,14 +35,15 @@ def test_only_the_last_row_goes_on_with_the_commits() -> None:
 offsets = st.integers(0, 2**62)
 bounds = st.sets(offsets, min_size=2, max_size=20).map(sorted).map(lambda found: found[: len(found) // 2 * 2])
 rows = st.builds(
-    lambda found, number, key, status, reason: Carried(
-        key, f"host-{number}", number, status, reason, RunList(zip(found[::2], found[1::2], strict=True))
+    lambda found, number, key, status, reason, replayed: Carried(
+        key, f"host-{number}", number, status, reason, RunList(zip(found[::2], found[1::2], strict=True)), replayed or key != KEY
     ),
     bounds,
     st.integers(1, 2**40),
     st.sampled_from([KEY, ("orders", 4), ("é", 3)]),
     st.sampled_from(["received", "quarantined"]),
     st.none() | st.text(max_size=20),
+    st.booleans(),
 )
 
 
@@ -70,6 +71,17 @@ def test_what_finds_no_room_is_told_by_its_span_as_unobserved() -> None:
     assert len(exact) >= 3
     assert len(spans) == SPANS_MAX
     assert spans[0] == Carried(KEY, "", 0, "unobserved", None, RunList([(len(exact) * 400, 3_999)]))
+
+
+def test_what_headers_told_is_known_by_its_partition_and_has_a_span_of_its_own() -> None:
+    """A wrong header in it would have what nobody doubts rejected."""
+    told = Carried(KEY, "host-1", 2, "received", None, RunList([(7, 8), (2**40, 2**40 + 1)]), replayed=True)
+    text = encode("billing", [row((5, 9)), told], KEY, 9)
+    assert [len(one) for one in json.loads(text)["said"]] == [5, 7]
+    assert decode(text, "billing", KEY, 9) == [row((5, 9)), told]
+    many = row(*((at, at + 1) for at in range(0, 4_000, 2)))
+    spans = decode(encode("billing", [many, told], KEY, 9), "billing", KEY, 9)
+    assert [(list(one.runs), one.replayed) for one in spans] == [([(0, 3_999)], False), ([(7, 2**40 + 1)], True)]
 
 
 @pytest.mark.parametrize("text", [None, "", "mine", "{}", '{"offset":3}', encode("shipping", [row((1, 2))], KEY, 9)])

@@ -582,6 +582,36 @@ def test_the_source_of_a_replay_travels_with_the_commit_of_where_it_was_delivere
     ]
 
 
+@pytest.mark.usefixtures("patient", "spent")
+@pytest.mark.parametrize("end", [100, None])
+def test_what_headers_told_a_killed_owner_is_checked_by_the_next_one(bench: Bench, end: int | None) -> None:
+    """Taken over unchecked it would be rejected whole, and what is right in it would be a repeat once a later number was taken."""
+    group = FakeGroup()
+    first = bench.sidecar(observe_before_commit=0)
+    consumer, inside = bench.wrapped(first, group=group)
+    bench.producer.hold()
+    bench.log_ends["orders", 3] = None
+    inside.queue.extend(FakeMessage("retry", 0, at, headers=source(offset)) for at, offset in enumerate([7, 2**40]))
+    inside.deliver("orders", 3, 9)
+    messages = consumer.consume(3)
+    consumer.commit(message=messages[1])
+    consumer.commit(message=messages[2])
+    name, row = first.source, [7, 1, 2**40 - 8, 1]
+    assert carried(group, "orders", 3) == [[name, 1, "received", None, row, "orders", 3], [name, 2, "received", None, [9, 0]]]
+    bench.log_ends["orders", 3] = end
+    second = bench.sidecar()
+    other, its = bench.wrapped(second, group=group)
+    other.subscribe(["orders"])
+    its.callbacks["on_assign"](its, [TopicPartition("orders", 3)])
+    assert second.flush()
+    assert second.flush(), "what lies beyond was put apart by the first"
+    said = [(one["source"], one["sequence"], one["runs"]) for one in bench.producer.said()]
+    if end is None:
+        assert said == [(name, 1, [[7, 7], [2**40, 2**40]]), (name, 2, [[9, 9]])], "what can't be checked is believed, not lost"
+    else:
+        assert said == [(name, 1, [[7, 7]]), (name, 2, [[9, 9]]), (second.source, 3, [[2**40, 2**40]])]
+
+
 # --------------------------------------------------------------------------------- what positions alone tell of a batch
 
 

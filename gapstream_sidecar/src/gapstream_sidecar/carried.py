@@ -1,7 +1,8 @@
 """What travels in a commit's metadata: observations that are not acknowledged yet, for the next owner to report. Pure.
 
 The text is JSON. ``said`` has one row for each observation: its source and number, its status, its reason, its offsets as
-first, length, gap, length, ... and, where it speaks of another partition than the commit does, that one's topic and number.
+first, length, gap, length, ... and, where headers of replayed records told it, or it speaks of another partition than the
+commit does, topic and number of the partition: such a row may be wrong, and is checked like what its first owner heard.
 A length of 0 at the end of the last row reaches to the committed offset, so that the text stays the same while an
 application commits one record after the other.
 
@@ -42,12 +43,14 @@ class Carried:
     status: str
     reason: str | None
     runs: RunList
+    replayed: bool = False
+    """Headers of replayed records tell it, or may have told it."""
 
 
 def encode(sink: str, rows: Iterable[Carried], key: Key, offset: int) -> str:
     """The metadata of a commit of ``offset`` in ``key``; the oldest rows come first and stay exact."""
     said: list[list[object]] = []
-    spans: dict[Key, tuple[int, int]] = {}
+    spans: dict[tuple[Key, bool], tuple[int, int]] = {}
     size = len(_text(sink, []))
     listed = list(rows)
     for row in listed:
@@ -58,10 +61,10 @@ def encode(sink: str, rows: Iterable[Carried], key: Key, offset: int) -> str:
                 said.append(made)
                 continue
         first, stop = row.runs.bounds[0], row.runs.bounds[-1]
-        low, high = spans.get(row.key, (first, stop))
-        spans[row.key] = (min(low, first), max(high, stop))
-    for about, span in list(spans.items())[:SPANS_MAX]:
-        said.append(_row(Carried(about, "", 0, UNOBSERVED, None, RunList([span])), key, None))
+        low, high = spans.get((row.key, row.replayed), (first, stop))
+        spans[row.key, row.replayed] = (min(low, first), max(high, stop))
+    for (about, replayed), span in list(spans.items())[:SPANS_MAX]:
+        said.append(_row(Carried(about, "", 0, UNOBSERVED, None, RunList([span]), replayed), key, None))
     return _text(sink, said)
 
 
@@ -96,7 +99,7 @@ def _row(row: Carried, key: Key, offset: int | None) -> list[object]:
     if row.key == key and bounds[-1] == offset:
         steps[-1] = 0
     made: list[object] = [row.source, row.number, row.status, row.reason, [bounds[0], *steps]]
-    return made if row.key == key else [*made, *row.key]
+    return [*made, *row.key] if row.replayed or row.key != key else made
 
 
 def _carried(row: list[object], key: Key, offset: int) -> Carried:
@@ -110,6 +113,7 @@ def _carried(row: list[object], key: Key, offset: int) -> Carried:
         bounds[-1] = offset
     if len(bounds) % 2 or bounds[0] < 0 or any(after <= before for before, after in pairwise(bounds)):
         raise ValueError("runs that don't rise")
-    about = (str(row[5]), int(str(row[6]))) if len(row) > 5 else key
+    replayed = len(row) > 5
+    about = (str(row[5]), int(str(row[6]))) if replayed else key
     runs = RunList(zip(bounds[::2], bounds[1::2], strict=True))
-    return Carried(about, source, number, status, None if reason is None else str(reason), runs)
+    return Carried(about, source, number, status, None if reason is None else str(reason), runs, replayed)

@@ -246,4 +246,4 @@ class Follower:
             except ValueError as error:
                 self.complaints.say("metadata", f"gapstream sidecar: metadata of a commit of {key} can't be read: {error}")
                 return
-            self.reporter.inherit(rows, key)
+            self.reporter.inherit(rows)

@@ -304,14 +304,14 @@ class Outbox:
             self._grew(state, state.queue[-1].size)
         return state
 
-    def add_carried(self, row: Carried, *, replayed: bool = False) -> Outgoing:
+    def add_carried(self, row: Carried) -> Outgoing:
         """Queue what another owner said and could not send."""
         if not row.source:
-            return self.add(row.key, row.runs, row.status, row.reason, replayed=replayed)
+            return self.add(row.key, row.runs, row.status, row.reason, replayed=row.replayed)
         state = self.of(row.key)
         state.serial += 1
         state.number += 1
-        layer = Layer(row.status, row.reason, state.serial, state.number, row.runs, (row.source, row.number), replayed=replayed)
+        layer = Layer(row.status, row.reason, state.serial, state.number, row.runs, (row.source, row.number), replayed=row.replayed)
         state.queue.append(layer)
         state.version += 1
         state.pace.skipped = True
@@ -320,29 +320,29 @@ class Outbox:
             self._drop()
         return state
 
-    def park(self, key: Key, runs: RunList) -> Carried:
+    def park(self, key: Key, runs: RunList, *, replayed: bool = False) -> Carried:
         """What a transaction would make received: an observation with a number of its own, that is not queued yet."""
         state = self.of(key)
         state.tails.clear()
         state.number += 1
-        return Carried(key, self.source, state.number, RECEIVED, None, runs)
+        return Carried(key, self.source, state.number, RECEIVED, None, runs, replayed)
 
-    def unpark(self, row: Carried, *, replayed: bool = False) -> Outgoing:
+    def unpark(self, row: Carried) -> Outgoing:
         """The transaction is committed: queue it under its number, unless a later one was sent.
 
         What waits before it has travelled with the same commit, so it may as well go under the later number.
         """
         state = self.of(row.key)
         if row.number <= state.launched or any(layer.number == row.number for layer in state.queue):
-            return self.add(row.key, row.runs, replayed=replayed)
+            return self.add(row.key, row.runs, replayed=row.replayed)
         at = sum(layer.number < row.number for layer in state.queue)
         before = state.queue[at - 1] if at else None
         state.serial += 1
-        if before is not None and not replayed and _joins(before, row.runs, state.run_limit):
+        if before is not None and not row.replayed and _joins(before, row.runs, state.run_limit):
             self._grew(state, -before.size)
             before.number = row.number
         else:
-            before = Layer(RECEIVED, None, state.serial, row.number, replayed=replayed)
+            before = Layer(RECEIVED, None, state.serial, row.number, replayed=row.replayed)
             state.queue.insert(at, before)
         for run in row.runs:
             self._pass(state, *run)
@@ -512,7 +512,7 @@ class Outbox:
 
     def _row(self, state: Outgoing, layer: Layer) -> Carried:
         source, number = layer.origin or (self.source, layer.number)
-        return Carried(state.key, source, number, layer.status, layer.reason, layer.runs)
+        return Carried(state.key, source, number, layer.status, layer.reason, layer.runs, layer.replayed)
 
     # --------------------------------------------------------------------------------------------------- dropping
 

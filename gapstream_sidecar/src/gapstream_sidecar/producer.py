@@ -27,8 +27,6 @@ class _Pending:
     asked: list[Asked] = field(default_factory=list)
     parked: dict[Key, list[Carried]] = field(default_factory=dict)
     """By the partition whose offset it travels with."""
-    replayed: set[tuple[Key, int]] = field(default_factory=set)
-    """Partition and number of those that headers of replayed records tell."""
 
 
 class Transaction:
@@ -88,9 +86,7 @@ class Transaction:
             rows = pending.parked.setdefault(one.key, [])
             if one.received:
                 rows.append(follower.reporter.park(one.key, one.received))
-            sources = [follower.reporter.park(source, runs) for source, runs in one.sources().items()]
-            pending.replayed.update((row.key, row.number) for row in sources)
-            rows += sources
+            rows += [follower.reporter.park(source, runs, replayed=True) for source, runs in one.sources().items()]
         found = {key: follower.reporter.carry(key, commits[key], (), rows) for key, rows in pending.parked.items() if key in commits}
         return {key: text for key, text in found.items() if text is not None}
 
@@ -109,7 +105,7 @@ def _report(pending: _Pending) -> None:
             pending.follower.reporter.add_lost(one.key, one.uncertain)
     for rows in pending.parked.values():
         for row in rows:
-            pending.follower.reporter.unpark(row, replayed=(row.key, row.number) in pending.replayed)
+            pending.follower.reporter.unpark(row)
 
 
 def _restore(pending: _Pending) -> None:

@@ -133,15 +133,12 @@ class Reporter:
         """Report that it is not known what happened in these half-open runs."""
         self.add(key, runs, UNOBSERVED)
 
-    def inherit(self, rows: Iterable[Carried], about: Key) -> None:
-        """Report what another owner said and may not have sent; of our own rows everything is here already.
-
-        ``about``: the partition whose commit they travelled with; those of other ones are told by headers.
-        """
+    def inherit(self, rows: Iterable[Carried]) -> None:
+        """Report what another owner said and may not have sent; of our own rows everything is here already."""
         with self._changed:
             for row in rows:
                 if row.source != self._outbox.source and not self._refused(row.runs):
-                    self._queued(self._outbox.add_carried(row, replayed=row.key != about))
+                    self._queued(self._outbox.add_carried(row))
 
     def settle(self, keys: Iterable[Key] | None, timeout: float, forced: Collection[Key] | None = ()) -> bool:
         """Send what is queued for these partitions (None: for all), as far as it is their turn, and wait for the acknowledgements.
@@ -188,16 +185,16 @@ class Reporter:
                 self._texts[key] = (states[0].version, text)
             return text
 
-    def park(self, key: Key, runs: RunList) -> Carried:
+    def park(self, key: Key, runs: RunList, *, replayed: bool = False) -> Carried:
         """What a transaction would make received, under a number of its own; ``unpark`` it when the transaction is committed."""
         with self._changed:
-            return self._outbox.park(key, runs)
+            return self._outbox.park(key, runs, replayed=replayed)
 
-    def unpark(self, row: Carried, *, replayed: bool = False) -> None:
+    def unpark(self, row: Carried) -> None:
         """Report it."""
         with self._changed:
             if not self._refused(row.runs):
-                self._queued(self._outbox.unpark(row, replayed=replayed))
+                self._queued(self._outbox.unpark(row))
 
     def announce(self, key: Key, ahead: tuple[int, int]) -> None:
         """Say with the partition's next observation how far it may be handed out; see ``leases``."""
