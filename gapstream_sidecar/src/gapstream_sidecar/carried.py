@@ -76,7 +76,7 @@ def decode(text: str | None, sink: str, key: Key, offset: int) -> list[Carried]:
     if not text or not text.startswith(_MARK):
         return []
     try:
-        told = json.loads(text)
+        told = json.loads(text.rstrip("\0"))  # confluent-kafka commits the C string's end too, which other clients hand over
         if told["gapstream"] != _VERSION or told["sink"] != sink:
             return []
         return [_carried(row, key, offset) for row in told["said"]]
