@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 
-from tests.sidecar.watched import PATIENCE_S, Watched, run
+from tests.sidecar.watched import PATIENCE_S, Watched, leave_behind, run
 from tests.support.kafka_kit import KafkaKit
 
 Make = Callable[..., Awaitable[Any]]
@@ -178,3 +178,16 @@ async def test_committed_metadata_are_the_last_word_of_a_killed_process(watched:
     await consumer.commit()
     assert await flushed(sidecar)
     assert watched.receipts() == Counter(range(100))
+
+
+async def test_who_assigns_by_hand_reports_what_a_killed_owner_could_not(watched: Watched) -> None:
+    group = uuid.uuid4().hex
+    watched.kit.produce(watched.topic, n=5)
+    leave_behind(watched, group)
+    sidecar = watched.sidecar()
+    conf = {"bootstrap_servers": watched.kit.bootstrap, "enable_auto_commit": False, "auto_offset_reset": "latest"}
+    async with sidecar.wrap(AIOKafkaConsumer(group_id=group, **conf)) as consumer:
+        consumer.assign([TopicPartition(watched.topic, 0)])
+        assert not await consumer.getmany(timeout_ms=100)
+        assert await flushed(sidecar)
+        assert watched.receipts() == Counter(range(5))

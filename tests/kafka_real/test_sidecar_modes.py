@@ -11,9 +11,9 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
 
-from tests.sidecar.watched import PATIENCE_S, Watched, consume, run
+from tests.sidecar.watched import PATIENCE_S, Watched, consume, leave_behind, run
 from tests.support.kafka_kit import KafkaKit
 from tests.support.rig import eventually
 
@@ -125,6 +125,21 @@ def test_committed_metadata_are_the_last_word_of_a_killed_process(watch: Callabl
     skipped = {offset for offset in range(65) if offset % 10 == 6}
     assert watched.receipts() == Counter(offset for offset in range(100) if offset not in skipped)
     assert watched.receipts(status="unobserved") == Counter()
+
+
+def test_who_assigns_by_hand_reports_what_a_killed_owner_could_not(watch: Callable[..., Watched], kit: KafkaKit) -> None:
+    """As soon as he polls: he may have nothing to commit for long."""
+    watched, group = watch(), uuid.uuid4().hex
+    kit.produce(watched.topic, n=5)
+    leave_behind(watched, group)
+    sidecar = watched.sidecar()
+    consumer = watched.consumer(sidecar, group)
+    consumer.assign([TopicPartition(watched.topic, 0, OFFSET_END)])
+    deadline = time.monotonic() + PATIENCE_S
+    while not watched.said():
+        assert time.monotonic() < deadline
+        assert consumer.poll(0.1) is None
+    assert watched.receipts() == Counter(range(5))
 
 
 def test_what_auto_commit_took_with_it_is_unobserved(watch: Callable[..., Watched], kit: KafkaKit) -> None:

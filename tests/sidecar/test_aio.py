@@ -252,6 +252,25 @@ async def test_the_next_owner_reports_what_the_last_one_could_not(bench: Bench) 
     assert its.reads == 2
 
 
+@pytest.mark.usefixtures("patient", "spent")
+@pytest.mark.parametrize("explicit", [True, False])
+async def test_what_the_last_owner_could_not_say_waits_for_no_commit(bench: Bench, explicit: bool) -> None:
+    group = FakeGroup()
+    first = bench.sidecar(observe_before_commit=0)
+    consumer, inside = bench.aio(first, group=group)
+    bench.producer.hold()
+    inside.deliver(0, 0, 1)
+    await consumer.getmany()
+    await consumer.commit()
+    second = bench.sidecar(explicit=explicit)
+    other, its = bench.aio(second, group=group)
+    for _ in range(3):  # nothing is there to be handed out
+        assert not await other.getmany()
+    assert its.reads == 1
+    assert second.flush()
+    assert [(one["source"], one["sequence"], one["runs"]) for one in bench.producer.said()] == [(first.source, 1, [[0, 1]])]
+
+
 @pytest.mark.usefixtures("patient")
 async def test_what_others_were_handed_meanwhile_is_theirs(bench: Bench) -> None:
     consumer, inside = bench.aio()

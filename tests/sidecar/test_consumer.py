@@ -419,6 +419,46 @@ def test_the_next_owner_reports_what_the_last_one_could_not(bench: Bench) -> Non
 
 
 @pytest.mark.usefixtures("patient", "spent")
+@pytest.mark.parametrize("how", ["poll", "consume"])
+@pytest.mark.parametrize("incremental", [True, False])
+def test_who_assigns_by_hand_need_not_commit_to_report_what_the_last_owner_could_not(bench: Bench, how: str, incremental: bool) -> None:
+    group = FakeGroup()
+    first = bench.sidecar(observe_before_commit=0)
+    consumer, inside = bench.wrapped(first, group=group)
+    bench.producer.hold()
+    inside.deliver("orders", 0, 0, 1)
+    consumer.commit(message=drain(consumer)[-1])
+    second = bench.sidecar()
+    other, its = bench.wrapped(second, group=group)
+    (other.incremental_assign if incremental else other.assign)([ORDERS_0])
+    assert its.reads == 0, "an assignment needs no brokers"
+    for _ in range(3):  # nothing is there to be handed out
+        assert not (other.poll(0) if how == "poll" else other.consume(1, 0))
+    assert its.reads == 1
+    assert second.flush()
+    assert [(one["source"], one["sequence"], one["runs"]) for one in bench.producer.said()] == [(first.source, 1, [[0, 1]])]
+
+
+def test_polls_ask_a_group_that_does_not_answer_no_longer_than_an_assignment_is_new(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each question may take a second, and nobody can be kept from his records for that as long as brokers are away."""
+    monkeypatch.setattr("gapstream_sidecar.consumer.INHERIT_AGAIN_S", 0.0)
+    monkeypatch.setattr("gapstream_sidecar.consumer.INHERIT_WITHIN_S", 0.3)
+    consumer, inside = bench.wrapped()
+    inside.read_error = KafkaException(KafkaError(KafkaError._TIMED_OUT))
+    consumer.assign([ORDERS_0])
+    consumer.poll(0)
+    consumer.poll(0)
+    assert inside.reads == 2
+    deadline = time.monotonic() + 10
+    while (reads := inside.reads) and consumer.poll(0) is None and inside.reads > reads:
+        assert time.monotonic() < deadline
+    inside.deliver("orders", 0, 0)
+    inside.read_error = None
+    consumer.commit(message=drain(consumer)[0])
+    assert inside.reads == reads + 1, "by hand nobody else comes to own it, so a commit asks still"
+
+
+@pytest.mark.usefixtures("patient", "spent")
 def test_what_was_inherited_travels_on_until_it_is_acknowledged(bench: Bench) -> None:
     group = FakeGroup()
     sidecars = [bench.sidecar(observe_before_commit=0) for _ in range(3)]
@@ -456,12 +496,14 @@ def test_a_group_that_can_not_be_asked_is_asked_again_later(bench: Bench, monkey
     inside.read_error = KafkaException(KafkaError(KafkaError._TIMED_OUT))
     inside.callbacks["on_assign"](inside, [ORDERS_0])
     inside.deliver("orders", 0, 0, 1, 2)
-    messages = drain(consumer)
+    messages = consumer.consume(3)
     consumer.commit(message=messages[0])
+    assert inside.reads == 3
     inside.read_error = None
     consumer.commit(message=messages[1])
     consumer.commit(message=messages[2])
-    assert inside.reads == 3
+    consumer.consume(3)
+    assert inside.reads == 4
     assert len(inside.commits) == 3
 
 

@@ -65,8 +65,6 @@ class AioFollower(Follower):
         return found
 
     async def _come_back(self) -> None:
-        if self.terms.explicit:
-            return
         try:
             self.come_back()
             await self.look()

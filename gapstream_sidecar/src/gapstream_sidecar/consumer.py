@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from gapstream_sidecar.complaints import Complaints
 from gapstream_sidecar.deliveries import Key
-from gapstream_sidecar.follower import Follower, Terms
+from gapstream_sidecar.follower import INHERIT_WITHIN_S, Follower, Terms
 from gapstream_sidecar.messages import Origin, Run, are_plain, origin_of, records, replays, runs
 from gapstream_sidecar.reporter import Reporter
 from gapstream_sidecar.standin import StandIn
@@ -56,6 +56,9 @@ class ConsumerFollower(Follower):
         self._auto_store = auto_store
         self._leasing = self._automatic and in_group
         self._reads_committed = in_group and not terms.automatic
+        self._attends = self._automatic
+        """There is something to do before the next poll: one look at this is all that a poll costs otherwise."""
+        self._attends_until = float("-inf")
         self._inherit_at = float("-inf")
         self._rides = True
         self._followed: object = None
@@ -66,8 +69,8 @@ class ConsumerFollower(Follower):
 
     def poll(self, *args: Any, **kwargs: Any) -> Message | None:
         """As ``Consumer.poll``; the message counts as delivered."""
-        if self._automatic:
-            self._came_back()
+        if self._attends:
+            self._attend()
         message: Message | None = self._poll(*args, **kwargs)
         if message is not None and not self._explicit:
             try:
@@ -78,8 +81,8 @@ class ConsumerFollower(Follower):
 
     def consume(self, *args: Any, **kwargs: Any) -> list[Message]:
         """As ``Consumer.consume``; the messages count as delivered."""
-        if self._automatic:
-            self._came_back()
+        if self._attends:
+            self._attend()
         messages: list[Message] = self._consume(*args, **kwargs)
         if messages and not self._explicit:
             try:
@@ -88,9 +91,12 @@ class ConsumerFollower(Follower):
                 self.reporter.fault("following deliveries", error)
         return messages
 
-    def _came_back(self) -> None:
+    def _attend(self) -> None:
         try:
             self.come_back()
+            if not self._automatic:  # after an assignment, which may have been made by hand and come with no callback
+                self.read_committed(self.owned)
+                self._attends = bool(self._strangers) and time.monotonic() < self._attends_until
         except Exception as error:
             self.reporter.fault("following deliveries", error)
 
@@ -326,6 +332,12 @@ class ConsumerFollower(Follower):
             topics, on_assign=self._beginning(on_assign), on_revoke=self._ending(on_revoke), on_lost=self._ending(on_lost)
         )
 
+    def assigned(self, keys: list[Key], *, by_hand: bool = False, all_others_end: bool = False) -> None:
+        """As ``Follower.assigned``; the next polls ask for what is not known yet, as long as that is of use."""
+        super().assigned(keys, by_hand=by_hand, all_others_end=all_others_end)
+        if self._reads_committed:
+            self._attends, self._attends_until = True, time.monotonic() + INHERIT_WITHIN_S
+
     def _beginning(self, callback: Callback | None) -> Callback:
         def began(_: Any, partitions: list[TopicPartition]) -> None:
             self._follow(lambda: self._take_over(_keys(partitions)))
@@ -385,7 +397,7 @@ class ConsumerFollower(Follower):
         its way out, which says that something was not processed.
         """
         if self._automatic and sys.exc_info()[1] is None:
-            self._came_back()
+            self._attend()
         try:
             self.consumer.close()
         finally:
