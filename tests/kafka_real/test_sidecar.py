@@ -199,6 +199,26 @@ def test_a_partition_that_does_not_exist_yet(watch: Callable[..., Watched], kit:
     assert watched.receipts(2) == Counter([5, 6])
 
 
+def test_the_end_waits_for_no_topic_that_nobody_watches(
+    watch: Callable[..., Watched], kit: KafkaKit, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched, unwatched = watch(), watch(observations=False)
+    headers = [("source.topic", unwatched.topic.encode()), ("source.partition", b"0"), ("source.offset", b"3")]
+    kit.produce(watched.topic, n=5, headers=headers)
+    kit.produce(unwatched.topic, n=5)
+    sidecar = watched.sidecar(observe_before_commit=0.2)
+    consumer = watched.consumer(sidecar)
+    consumer.subscribe([watched.topic, unwatched.topic])
+    consume(consumer, 10)
+    consumer.commit(asynchronous=False)
+    began = time.monotonic()
+    sidecar.close(timeout=15)
+    assert time.monotonic() - began < 5
+    assert watched.receipts() == Counter(range(5))
+    assert "will be told as missing" not in caplog.text
+    assert f"offsets of ('{unwatched.topic}', 0) unreported, which nobody watches" in caplog.text
+
+
 def test_a_broker_that_is_away(kit3: KafkaKit, kafka3: KafkaCluster) -> None:
     """Commits of the application's own consumer stay quick, and nothing is lost when the broker is back."""
     watched = Watched(kit3, 1)

@@ -258,7 +258,7 @@ def test_headers_that_cant_be_right_take_no_others_along(
     watch: Callable[..., Watched], kit: KafkaKit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of what is not written yet, and of a partition and a topic that are not there: they neither harm nor hold up."""
-    monkeypatch.setattr("gapstream_sidecar.outbox.NOWHERE_S", 0.0)
+    monkeypatch.setattr("gapstream_sidecar.doubts.NOWHERE_S", 0.0)
     watched, retry = watch(2), watch()
     kit.produce(watched.topic, 1, n=20)
     sources = [(watched.topic, 1, 7), (watched.topic, 1, 20), (watched.topic, 9, 3), ("nowhere", 0, 1), (watched.topic, 1, 2**60)]

@@ -384,3 +384,13 @@ class FakeAioConsumer:
 
     async def stop(self) -> None:
         self.stopped = True
+
+
+def drain(consumer: Any) -> list[Any]:
+    return list(iter(lambda: consumer.poll(0), None))
+
+
+def carried(group: FakeGroup, topic: str = "orders", partition: int = 0) -> list[Any]:
+    """Rows of the metadata of the last commit."""
+    metadata = group.committed[topic, partition][1]
+    return list(json.loads(metadata)["said"]) if metadata else []

@@ -8,7 +8,8 @@ import pytest
 from gapstream_sidecar import ends
 from gapstream_sidecar.complaints import Complaints
 from gapstream_sidecar.deliveries import Key
-from gapstream_sidecar.ends import NOWHERE, EndsReader
+from gapstream_sidecar.doubts import NOWHERE, UNWATCHED
+from gapstream_sidecar.ends import EndsReader
 from tests.support.kafka_kit import KafkaKit
 
 PREFIX = "gapstream.observations."
@@ -37,14 +38,14 @@ def test_ends_of_watched_partitions_are_high_watermarks(kit: KafkaKit) -> None:
     producer.flush()
     unwatched, name_of_none = kit.make_topic(1), "no topic's name"
     reader = EndsReader({"bootstrap.servers": kit.bootstrap}, PREFIX, Complaints())
-    nowhere: list[Key] = [(topic, 2), (unwatched, 0), ("nowhere", 0), (name_of_none, 0)]
-    found = find(reader, (topic, 0), (topic, 1), *nowhere)
+    nowhere: list[Key] = [(unwatched, 0), ("nowhere", 0), (name_of_none, 0)]
+    found = find(reader, (topic, 0), (topic, 1), (topic, 2), *nowhere)
     producer.abort_transaction()
-    assert found == {(topic, 0): 6, (topic, 1): 0} | dict.fromkeys(nowhere, NOWHERE)
+    assert found == {(topic, 0): 6, (topic, 1): 0, (topic, 2): NOWHERE} | dict.fromkeys(nowhere, UNWATCHED)
 
 
 def test_without_brokers_nothing_is_known(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(ends, "PATIENCE_S", 0.3)
     caplog.set_level(logging.WARNING)
     assert find(EndsReader({"bootstrap.servers": "127.0.0.1:1"}, PREFIX, Complaints()), ("orders", 0)) == {("orders", 0): None}
-    assert "their headers are believed" in caplog.text
+    assert "headers of replayed records are believed" in caplog.text

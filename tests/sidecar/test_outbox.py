@@ -12,18 +12,9 @@ from hypothesis import strategies as st
 
 from gapstream_sidecar.carried import Carried
 from gapstream_sidecar.deliveries import Key
-from gapstream_sidecar.ends import NOWHERE
-from gapstream_sidecar.outbox import (
-    END_FRESH_S,
-    LAYER_BYTES,
-    NOWHERE_S,
-    QUARANTINED,
-    RECEIVED,
-    RUNS_PER_RECORD,
-    UNOBSERVED,
-    Outbox,
-    Outgoing,
-)
+from gapstream_sidecar.doubts import END_FRESH_S, NOWHERE, NOWHERE_S
+from gapstream_sidecar.outbox import RUNS_PER_RECORD, Outbox
+from gapstream_sidecar.outgoing import LAYER_BYTES, QUARANTINED, RECEIVED, UNOBSERVED, Outgoing
 from gapstream_sidecar.runs import RunList
 
 AT = "2026-11-23T10:00:00.000Z"
@@ -302,15 +293,72 @@ def test_a_carried_row_that_is_too_long_is_not_taken_for_a_repeat_of_itself() ->
     assert offsets(told) == Counter(range(0, 1_000, 2))
 
 
-def test_dropped_replays_are_not_told_as_unobserved() -> None:
+def test_dropped_replays_become_unobserved_when_they_are_checked_and_not_beside_what_nobody_doubts() -> None:
     outbox = make(64 << 10)
+    state = outbox.add(KEY, [(2**40, 2**40 + 1)], replayed=True)
     for offset in range(0, 40_000, 2):
         outbox.add(KEY, [(offset, offset + 1)], replayed=True)
-    assert outbox.size <= 64 << 10
-    assert outbox.dropped > 0
-    assert not outbox.of(KEY).lost
+        assert outbox.size <= 64 << 10
     outbox.add(KEY, [(50_000, 50_001)])
-    assert Counter(one["status"] for one in drain(outbox)).keys() == {RECEIVED}
+    assert outbox.dropped > 0
+    assert not state.lost
+    assert outbox.doubts(state, 0)
+    outbox.check(state, 60_000, 0)
+    told = drain(outbox)
+    beyond = [one for one in told if one["runs"][-1][1] >= 60_000]
+    right = [one for one in told if one not in beyond]
+    assert [(one["status"], one["runs"]) for one in beyond] == [(UNOBSERVED, [[2**40, 2**40]])]
+    assert {*offsets(right), *offsets(right, UNOBSERVED)} >= set(range(0, 40_000, 2))
+    assert (outbox.size, outbox.empty) == (0, True)
+
+
+def test_what_was_dropped_unchecked_shrinks_until_it_is_gone() -> None:
+    outbox = make(64 << 10)
+    for number in range(40):
+        outbox.add(("orders", number), [(at, at + 1) for at in range(0, 1_000, 2)], replayed=True)
+        assert outbox.size <= 64 << 10
+    for number in range(600):
+        outbox.add(("events", number), [(1, 2)])
+        outbox.add(("events", number), [(1, 2)])
+    assert outbox.size <= (64 << 10) + 2 * LAYER_BYTES
+
+
+def test_what_was_found_beyond_the_end_poisons_nothing_when_it_is_dropped() -> None:
+    outbox = make(64 << 10)
+    state = outbox.add(KEY, [(1, 2), (2**40, 2**40 + 1)], replayed=True)
+    outbox.check(state, 100, 0)
+    for offset in range(4, 40_000, 2):
+        outbox.add(KEY, [(offset, offset + 1)])
+    assert outbox.dropped > 0
+    assert (1, 2) in state.lost
+    assert state.lost.bounds[-1] < 40_000
+
+
+def test_without_an_answer_only_what_goes_next_is_believed() -> None:
+    """The others are in time for an answer that comes later."""
+    outbox = make()
+    state = outbox.add(KEY, [(1, 3)], replayed=True)
+    outbox.add(KEY, [(1, 3), (200, 201)], replayed=True)
+    assert outbox.doubts(state, 0)
+    outbox.check(state, None, 0)
+    assert not outbox.doubts(state, 0)
+    outbox.launch(state, AT)
+    outbox.acknowledged(state)
+    assert outbox.doubts(state, 0)
+    outbox.check(state, 100, 0)
+    assert [one["runs"] for one in drain(outbox)] == [[[1, 2]], [[200, 200]]]
+
+
+def test_what_nobody_watches_is_given_up_whole() -> None:
+    outbox = make(64 << 10)
+    for offset in range(0, 10_000, 2):
+        outbox.add(KEY, [(offset, offset + 1)])
+    state = outbox.of(KEY)
+    outbox.launch(state, AT)
+    outbox.add(KEY, [(2, 3)], replayed=True)
+    told = outbox.unacknowledged()
+    assert outbox.give_up(state) == told
+    assert (outbox.size, outbox.in_flight_bytes, outbox.empty, outbox.unacknowledged()) == (0, 0, True, 0)
 
 
 def test_replays_of_what_nobody_watches_are_given_up() -> None:

@@ -14,6 +14,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from gapstream_sidecar import ConfigurationError, Sidecar
 from gapstream_sidecar.complaints import Complaints, OncePerMinute
+from gapstream_sidecar.doubts import NOWHERE, UNWATCHED
 from gapstream_sidecar.settings import producer_settings
 from tests.sidecar.conftest import Bench
 
@@ -240,6 +241,43 @@ def test_close_is_bounded_and_says_what_it_lost(bench: Bench, caplog: pytest.Log
     assert time.monotonic() - began < 2
     assert sidecar.stats.dropped == 10
     assert "10 offsets unreported" in caplog.text
+
+
+@pytest.mark.parametrize("end", [UNWATCHED, NOWHERE, None, 100])
+def test_close_waits_for_no_topic_that_nobody_watches(bench: Bench, caplog: pytest.LogCaptureFixture, end: int | None) -> None:
+    """And for all that may be watched, even where the topic of observations lacks or can't be asked for."""
+    sidecar = bench.sidecar()
+    bench.log_ends["events", 3] = end
+    bench.producer.missing.add(("gapstream.observations.events", 3))
+    sidecar.received("orders", 0, 1)
+    sidecar.received("events", 3, 0, 9)
+    began = time.monotonic()
+    sidecar.close(timeout=3 if end == UNWATCHED else 1)
+    seconds = time.monotonic() - began
+    assert bench.runs() == [[[1, 1]]]
+    assert (sidecar.stats.dropped, sidecar.stats.backlog_bytes) == (10, 0 if end == UNWATCHED else sidecar.stats.backlog_bytes)
+    if end == UNWATCHED:
+        assert seconds < 2
+        assert "10 offsets of ('events', 3) unreported, which nobody watches" in caplog.text
+        assert "missing" not in caplog.text
+    else:
+        assert seconds >= 1
+        assert "10 offsets unreported after 1 s: if watched, they will be told as missing" in caplog.text
+
+
+def test_close_waits_for_what_is_watched_beside_what_is_not(bench: Bench) -> None:
+    sidecar = bench.sidecar()
+    bench.log_ends["events", 3] = UNWATCHED
+    bench.producer.missing |= {("gapstream.observations.events", 3), ("gapstream.observations.orders", 0)}
+    sidecar.received("events", 3, 0, 9)
+    sidecar.received("orders", 0, 1)
+    later = threading.Timer(1.0, bench.producer.missing.remove, [("gapstream.observations.orders", 0)])
+    later.start()
+    began = time.monotonic()
+    sidecar.close(timeout=20)
+    assert time.monotonic() - began < 8
+    later.join()
+    assert bench.runs() == [[[1, 1]]]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Asks where logs end: what a replayed record's headers tell lies below that, or they are wrong."""
+"""Asks where logs end, and whether they are watched: what a replayed record's headers tell lies below that, or they are wrong."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from gapstream_sidecar.client import aside_settings
 from gapstream_sidecar.complaints import Complaints
 from gapstream_sidecar.deliveries import Key
+from gapstream_sidecar.doubts import NOWHERE, UNWATCHED
 
 PATIENCE_S = 5.0
 """For all partitions that are asked for at once."""
 
-NOWHERE = -1
-"""Instead of an end: nobody watches the partition, if there is one."""
-
 Found = Callable[[dict[Key, int | None]], None]
-"""High watermark of each partition, or ``NOWHERE``; None where it could not be asked."""
+"""High watermark of each partition, ``NOWHERE`` or ``UNWATCHED``; None where it could not be asked."""
 
 
 class EndsReader:
@@ -61,13 +59,13 @@ class EndsReader:
         if topic not in watched:
             watched[topic] = self._watched(consumer, topic, _left(deadline))
         if partition not in watched[topic]:
-            return NOWHERE
+            return NOWHERE if watched[topic] else UNWATCHED
         _, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_left(deadline))
         return end if end >= 0 else None
 
     def _tell(self, error: Exception) -> None:
         self._complaints.say(
-            "ends", f"gapstream sidecar: can't ask where the logs end that replays came from, so their headers are believed: {error}"
+            "ends", f"gapstream sidecar: can't ask who is watched and where logs end, so headers of replayed records are believed: {error}"
         )
 
     def _watched(self, consumer: Consumer, topic: str, timeout: float) -> frozenset[int]:

@@ -2,224 +2,26 @@
 
 Each partition has at most one observation in flight, so what is sent again after a failure is always the last sequence
 number: the reader's rule "at or below the last one is a repeat" then never swallows anything. Meanwhile later offsets
-gather into few runs. A layer's number is its sequence from the day it begins, because it may travel under that number in a
-commit's metadata before it is sent.
+gather into few runs.
 """
 
 from __future__ import annotations
 
 import json
-from array import array
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from gapstream_sidecar.carried import Carried
 from gapstream_sidecar.deliveries import Key
-from gapstream_sidecar.ends import NOWHERE
-from gapstream_sidecar.pace import Pace
+from gapstream_sidecar.doubts import NOWHERE, UNWATCHED, split
+from gapstream_sidecar.outgoing import RECEIVED, UNOBSERVED, InFlight, Layer, Outgoing
 from gapstream_sidecar.runs import RUN_BYTES, RunList
-
-RECEIVED = "received"
-QUARANTINED = "quarantined"
-UNOBSERVED = "unobserved"
 
 RUNS_PER_RECORD = 4_096
 """At most 43 bytes a run in JSON: 180 kB, far below the 1 MB that brokers take by default (message.max.bytes)."""
-LAYER_BYTES = 256
-"""Memory of a layer beside its runs: object, array, deque slot, dictionary entry (measured: 230)."""
 LOST_RUNS = 1_024
 """Runs that remember what was dropped in one partition; beyond, the smallest holes are closed until half are left."""
 REASON_CHARACTERS = 256
-END_FRESH_S = 10.0
-"""A log's end is asked for again after so long: topics are made anew, and logs lose their ends."""
-NOWHERE_S = 15.0
-"""So long it must be answered that nobody watches a partition before that is believed: its topic may be on its way to be made."""
-ASK_AGAIN_S = 2.0
-"""Until then it is asked for again so often, and not before that."""
-
-Label = tuple[str, str | None, bool]
-"""Status, reason, and whether it is told by headers of replayed records."""
-
-
-class Layer:
-    """Offsets that one observation will hold: each offset once, so that a second receipt needs another layer."""
-
-    __slots__ = ("checked", "number", "origin", "reason", "replayed", "runs", "serial", "status")
-
-    def __init__(
-        self,
-        status: str,
-        reason: str | None,
-        serial: int,
-        number: int,
-        runs: RunList | None = None,
-        origin: tuple[str, int] | None = None,
-        *,
-        replayed: bool = False,
-    ) -> None:
-        self.status = status
-        self.reason = reason
-        self.serial = serial
-        """Rises with every layer of the partition: the order of sending."""
-        self.number = number
-        """Its sequence, if it is ours."""
-        self.runs = RunList() if runs is None else runs
-        self.origin = origin
-        """Source and sequence of another owner who said it first."""
-        self.replayed = replayed
-        """What headers of replayed records tell, which may be wrong: gapstream rejects the whole of what isn't in the log."""
-        self.checked = not replayed
-
-    @property
-    def label(self) -> Label:
-        """Offsets with the same one may share an observation."""
-        return self.status, self.reason, self.replayed
-
-    @property
-    def size(self) -> int:
-        """Bytes of memory, about."""
-        return LAYER_BYTES + RUN_BYTES * len(self.runs) + 4 * len(self.reason or "")
-
-
-class InFlight:
-    """The one observation of a partition that is not yet acknowledged."""
-
-    __slots__ = ("layer", "leased", "payload")
-
-    def __init__(self, layer: Layer, payload: bytes, leased: int) -> None:
-        self.layer = layer
-        self.payload = payload
-        self.leased = leased
-
-    @property
-    def size(self) -> int:
-        """Bytes of memory, about."""
-        return self.layer.size + len(self.payload)
-
-
-class Outgoing:
-    """Everything to be reported about one partition."""
-
-    __slots__ = (
-        "ahead",
-        "ask_at",
-        "asked_until",
-        "edge",
-        "end",
-        "end_until",
-        "held_until",
-        "in_flight",
-        "key",
-        "launched",
-        "leased",
-        "lost",
-        "lost_number",
-        "lost_serial",
-        "nowhere_since",
-        "number",
-        "pace",
-        "queue",
-        "queued_bytes",
-        "retry_at",
-        "run_limit",
-        "serial",
-        "since",
-        "slow",
-        "tails",
-        "told",
-        "unknown",
-        "urgent",
-        "version",
-    )
-
-    def __init__(self, key: Key, run_limit: int) -> None:
-        self.key = key
-        self.queue: deque[Layer] = deque()
-        self.tails: dict[Label, Layer] = {}
-        """The queued layers that still take offsets."""
-        self.queued_bytes = 0
-        self.lost = RunList()
-        """Dropped for want of memory, to be reported as unobserved in the place of the newest of the layers it was."""
-        self.lost_serial = self.lost_number = 0
-        self.in_flight: InFlight | None = None
-        self.serial = 0
-        """Of the newest layer."""
-        self.number = 0
-        """The last one that was given to a layer."""
-        self.launched = 0
-        """The last one that was sent."""
-        self.urgent = -1
-        """Layers up to this serial don't wait for their turn."""
-        self.pace = Pace()
-        self.edge: int | None = None
-        """One past the offset that was told last; what follows it was not skipped to."""
-        self.since = 0.0
-        """When there was something to send, by the reporter's clock."""
-        self.held_until = float("-inf")
-        """Nothing is sent before that."""
-        self.end, self.end_until = 0, float("-inf")
-        """The log's end as it was found, and until when that is believed."""
-        self.asked_until = float("-inf")
-        """It is being asked for; until then the answer is waited for."""
-        self.ask_at = float("-inf")
-        """It is not asked for before that."""
-        self.nowhere_since: float | None = None
-        """Since when every answer is that nobody watches the partition."""
-        self.retry_at = 0.0
-        """When an observation that failed is tried again."""
-        self.run_limit = run_limit
-        self.slow = False
-        """An acknowledgement did not come in time, and none has come since: commits don't wait for this partition."""
-        self.unknown = False
-        """The brokers don't know the topic of observations, or this partition of it: nobody watches."""
-        self.ahead: tuple[int, int] | None = None
-        """Of a consumer that commits by itself: where it was handed out records first, and how far it may be."""
-        self.told = 0
-        """One past the highest offset that was sent."""
-        self.leased = 0
-        """How far the last acknowledged observation lets it go."""
-        self.version = 0
-        """Changes when what is not acknowledged changes in any other way than by one more offset at its end."""
-
-    def is_waiting(self) -> bool:
-        """Whether there is something that is not in flight."""
-        return bool(self.queue or self.lost)
-
-    @property
-    def kept_until(self) -> float:
-        """Nothing is sent before that: it is held, or its log's end is being asked for, or will be then."""
-        return max(self.held_until, self.asked_until, self.ask_at)
-
-    def is_nowhere(self, now: float) -> bool:
-        """Whether it is believed that nobody watches the partition."""
-        return self.nowhere_since is not None and now - self.nowhere_since >= NOWHERE_S
-
-    @property
-    def idle(self) -> bool:
-        """Whether everything is acknowledged."""
-        return self.in_flight is None and not self.queue and not self.lost
-
-    @property
-    def next_serial(self) -> int:
-        """Of what is sent next; there must be something waiting."""
-        return self.lost_serial if self.lost else self.queue[0].serial
-
-    def settled(self, serial: int) -> bool:
-        """Whether everything up to the layer ``serial`` is acknowledged."""
-        if self.in_flight is not None:
-            oldest = self.in_flight.layer.serial
-        elif self.lost:
-            oldest = self.lost_serial
-        elif self.queue:
-            oldest = self.queue[0].serial
-        else:
-            return True
-        return oldest > serial
-
-    def ends_at(self, offset: int | None) -> bool:
-        """Whether the newest layer ends with a run up to ``offset``: as far as a commit of ``offset`` says by itself."""
-        return bool(self.queue) and self.queue[-1].runs.bounds[-1:] == array("q", [offset or 0])
 
 
 @dataclass(slots=True)
@@ -270,11 +72,7 @@ class Outbox:
             if tail is None or len(tail.runs) >= state.run_limit or tail.runs.overlaps(first, stop):
                 if tail is not None:
                     self._grew(state, tail.size - before)
-                state.serial += 1
-                state.number += 1
-                tail = Layer(*label[:2], state.serial, state.number, replayed=replayed)
-                state.queue.append(tail)
-                state.tails[label] = tail
+                tail = state.tails[label] = self._append(state, *label[:2], replayed=replayed)
                 before = held = 0
             tail.runs.add(first, stop)
         if tail is not None:
@@ -297,11 +95,9 @@ class Outbox:
             state.told = 0
         state.ahead = ahead
         if not state.is_waiting():
-            state.serial += 1
-            state.number += 1
-            state.queue.append(Layer(RECEIVED, None, state.serial, state.number))
-            state.tails[state.queue[-1].label] = state.queue[-1]
-            self._grew(state, state.queue[-1].size)
+            layer = self._append(state, RECEIVED, None)
+            state.tails[layer.label] = layer
+            self._grew(state, layer.size)
         return state
 
     def add_carried(self, row: Carried) -> Outgoing:
@@ -309,10 +105,7 @@ class Outbox:
         if not row.source:
             return self.add(row.key, row.runs, row.status, row.reason, replayed=row.replayed)
         state = self.of(row.key)
-        state.serial += 1
-        state.number += 1
-        layer = Layer(row.status, row.reason, state.serial, state.number, row.runs, (row.source, row.number), replayed=row.replayed)
-        state.queue.append(layer)
+        layer = self._append(state, row.status, row.reason, row.runs, (row.source, row.number), replayed=row.replayed)
         state.version += 1
         state.pace.skipped = True
         self._grew(state, layer.size)
@@ -359,6 +152,22 @@ class Outbox:
         if state is not None:
             state.tails.clear()
 
+    @staticmethod
+    def _append(
+        state: Outgoing,
+        status: str,
+        reason: str | None,
+        runs: RunList | None = None,
+        origin: tuple[str, int] | None = None,
+        *,
+        replayed: bool = False,
+    ) -> Layer:
+        state.serial += 1
+        state.number += 1
+        layer = Layer(status, reason, state.serial, state.number, runs, origin, replayed=replayed)
+        state.queue.append(layer)
+        return layer
+
     def _grew(self, state: Outgoing, by: int) -> None:
         state.queued_bytes += by
         self.size += by
@@ -370,54 +179,76 @@ class Outbox:
         layer = state.queue[0] if state.queue and not state.lost else None
         if layer is None or layer.checked:
             return False
-        if state.is_nowhere(now) and now < state.end_until:
-            self.check(state, NOWHERE, now)
-            return self.doubts(state, now)
-        if layer.runs.bounds[-1] <= state.end and now < state.end_until:
-            layer.checked = True
-            self._close(state, layer)
+        if state.log_end.is_nowhere(now):
+            self.give_up_doubted(state)
+            return False
+        if state.log_end.covers(layer.runs.bounds[-1], now):
+            self._believe(state, layer)
         return not layer.checked
 
-    def check(self, state: Outgoing, end: int | None, now: float) -> int:
-        """What headers tell lies below the log's end, as it was asked for (None: it can't be), or is said apart from the rest.
+    def check(self, state: Outgoing, answer: int | None, now: float) -> int:
+        """What headers tell lies below the log's end, as it was asked for, or is said apart from the rest.
 
-        Where that is ``NOWHERE``, and was for a while, it is dropped: it would be held back for ever. The number of offsets dropped.
+        Where nobody watches, and nobody did for a while, it is dropped: it would be held back for ever. Without an answer what is
+        to go next is believed. The number of offsets dropped.
         """
+        state.log_end.answered(answer, now)
+        if answer in (NOWHERE, UNWATCHED):
+            return self.give_up_doubted(state) if state.log_end.is_nowhere(now) else 0
+        for layer in state.doubted[: 1 if answer is None else None]:
+            self._believe(state, layer)
+            if answer is not None:
+                self._keep_apart(state, layer, answer)
+        return 0
+
+    def _keep_apart(self, state: Outgoing, layer: Layer, end: int) -> None:
+        below, beyond = split(layer.runs, end, exact=layer.status != UNOBSERVED)
+        if not below or not beyond:
+            return
+        before = layer.size
+        layer.runs = below
+        apart = self._append(state, layer.status, layer.reason, beyond, replayed=True)
+        apart.checked = True
+        state.version += 1
+        self._grew(state, layer.size + apart.size - before)
+
+    def believe(self, state: Outgoing) -> None:
+        """What headers tell has to go unchecked, or it never goes."""
+        for layer in state.doubted:
+            self._believe(state, layer)
+
+    def _believe(self, state: Outgoing, layer: Layer) -> None:
+        layer.checked = True
+        self._close(state, layer)
+
+    # --------------------------------------------------------------------------------------------------- giving up
+
+    def give_up_doubted(self, state: Outgoing) -> int:
+        """Nobody is to be told what headers tell of this partition; the number of offsets."""
         dropped = self.dropped
-        if end == NOWHERE:
-            state.nowhere_since = now if state.nowhere_since is None else state.nowhere_since
-            if not state.is_nowhere(now):
-                state.ask_at = now + ASK_AGAIN_S
-                return 0
-            if state.end_until <= now:  # asked just now; else it is remembered
-                state.end_until = now + END_FRESH_S
-        elif end is not None:
-            state.end, state.end_until, state.nowhere_since = end, now + END_FRESH_S, None
-        for layer in [one for one in state.queue if not one.checked]:
-            layer.checked = True
-            self._close(state, layer)
-            if end == NOWHERE:
-                state.queue.remove(layer)
-                state.version += 1
-                self._grew(state, -layer.size)
-                self.dropped += layer.runs.count()
-                continue
-            bounds = layer.runs.bounds
-            if end is None or bounds[-1] <= end or bounds[0] >= end:
-                continue
-            if layer.status == UNOBSERVED:  # a span: cut, it would excuse what nobody doubts
-                continue
-            before = layer.size
-            below, beyond = layer.runs.take_below(end), layer.runs
-            layer.runs = below
-            state.serial += 1
-            state.number += 1
-            apart = Layer(layer.status, layer.reason, state.serial, state.number, beyond, replayed=True)
-            apart.checked = True
-            state.queue.append(apart)
-            state.version += 1
-            self._grew(state, layer.size + apart.size - before)
+        for layer in state.doubted:
+            state.queue.remove(layer)
+            self._give_up(state, layer)
         return self.dropped - dropped
+
+    def give_up(self, state: Outgoing) -> int:
+        """Nobody is to be told anything of this partition; the number of offsets."""
+        dropped = self.dropped
+        if state.in_flight is not None:
+            self.dropped += state.in_flight.layer.runs.count()
+            self._landed(state)
+        while state.queue:
+            self._give_up(state, state.queue.popleft())
+        given_up = self.dropped - dropped + state.lost.count()  # those are counted already
+        self.size -= RUN_BYTES * len(state.lost)
+        state.lost = RunList()
+        return given_up
+
+    def _give_up(self, state: Outgoing, layer: Layer) -> None:
+        self._close(state, layer)
+        self._grew(state, -layer.size)
+        self.dropped += layer.runs.count()
+        state.version += 1
 
     # ----------------------------------------------------------------------------------------------------- taking
 
@@ -541,18 +372,39 @@ class Outbox:
         return iter(sorted(self.partitions.values(), key=lambda one: -len(one.lost)))
 
     def _lose(self, state: Outgoing, layer: Layer, *, count: bool = True) -> None:
+        if layer.replayed and layer.runs.bounds[-1] > state.log_end.end:
+            self._lose_doubted(state, layer)
+            return
         before = len(state.lost)
         state.lost_serial, state.lost_number = layer.serial, layer.number
         state.version += 1
         if count:
             self.dropped += layer.runs.count()
-        if not layer.checked:  # a wrong header would have the rest of what is lost rejected; the gap stays open
-            return
         for first, stop in layer.runs:
             state.lost.add(first, stop)
         self.size += RUN_BYTES * (len(state.lost) - before)
         if len(state.lost) > LOST_RUNS:
             self._coarsen(state, LOST_RUNS // 2)
+
+    def _lose_doubted(self, state: Outgoing, layer: Layer) -> None:
+        """Told apart, once it is checked: a wrong header would have the rest of what is lost rejected."""
+        runs, label = layer.runs, (UNOBSERVED, None, True)
+        if layer.status == UNOBSERVED:  # dropped again, so it has to shrink
+            if len(runs) == 1:
+                return
+            runs.coarsen(len(runs) // 2)
+        else:
+            self.dropped += runs.count()
+        told = state.tails.get(label)
+        before = 0 if told is None else told.size
+        if told is None:
+            told = state.tails[label] = self._append(state, UNOBSERVED, None, replayed=True)
+        for run in runs:
+            told.runs.add(*run)
+        if len(told.runs) > LOST_RUNS:
+            told.runs.coarsen(LOST_RUNS // 2)
+        state.version += 1
+        self._grew(state, told.size - before)
 
     def _coarsen(self, state: Outgoing, most: int) -> None:
         before = len(state.lost)

@@ -19,7 +19,10 @@ from gapstream_sidecar.carried import Carried, encode
 from gapstream_sidecar.client import NOT_WATCHED, EndsLike, ProducerLike
 from gapstream_sidecar.complaints import Complaints
 from gapstream_sidecar.deliveries import Key
-from gapstream_sidecar.outbox import RECEIVED, UNOBSERVED, Outbox, Outgoing
+from gapstream_sidecar.doubts import NOWHERE, UNWATCHED
+from gapstream_sidecar.ends import Found
+from gapstream_sidecar.outbox import Outbox
+from gapstream_sidecar.outgoing import RECEIVED, UNOBSERVED, Outgoing
 from gapstream_sidecar.runs import RunList
 from gapstream_sidecar.stats import Stats
 
@@ -35,6 +38,8 @@ SUSPENDED_S = 3.0
 """A thread that turns once a second was not turning for that long: the process was stopped, and others may own its partitions."""
 ENDS_S = 10.0
 """Logs' ends are not waited for longer than that; whoever asks gives up before."""
+AT_ONCE_S = 0.5
+"""Acknowledgements come within that where all is well; what has none at the end is asked about then."""
 _SLICE_S = 0.05
 """The longest wait inside the client while something is in flight: new offsets can't wake it."""
 _IDLE_S = 1.0
@@ -252,12 +257,19 @@ class Reporter:
             return self._await(states, timeout)
 
     def close(self, timeout: float) -> None:
-        """Flush, then end the thread and the producer. May be called again."""
+        """Flush, then end the thread and the producer. May be called again.
+
+        What nobody watches is not waited for. Where that can't be known, it is.
+        """
         with self._changed:
             if self._closing:
                 return
             self._closing = True
-        flushed = self.flush(timeout / 2) or self._flush_held(timeout / 2)
+        at_once = min(AT_ONCE_S, timeout / 4)
+        flushed = self.flush(at_once)
+        if not flushed and timeout > 0:
+            self._find_ends([key for key, state in list(self._outbox.partitions.items()) if not state.idle], self._give_up_unwatched)
+            flushed = self.flush(timeout / 2 - at_once) or self._flush_held(timeout / 2)
         with self._changed:
             self._closed = True
             if not flushed:
@@ -265,7 +277,7 @@ class Reporter:
                 self._complaints.say(
                     "close",
                     f"gapstream sidecar closed with {self._outbox.unacknowledged()} offsets unreported after {timeout:g} s: "
-                    "they will be told as missing unless a commit has taken them along or somebody is handed them again",
+                    "if watched, they will be told as missing unless a commit has taken them along or somebody is handed them again",
                 )
             thread, self._thread = self._thread, None
             self._changed.notify_all()
@@ -277,12 +289,31 @@ class Reporter:
         self._retired.clear()
         lifetime.has_ended(self)
 
+    def _give_up_unwatched(self, ends: dict[Key, int | None]) -> None:
+        """Nobody is told what is left of unwatched topics, nor what headers tell of partitions that are not there."""
+        with self._changed:
+            for key, end in ends.items() if not self._closed else ():
+                state, given_up = self._outbox.of(key), 0
+                if end == UNWATCHED:
+                    given_up = self._outbox.give_up(state)
+                elif end == NOWHERE:
+                    given_up = self._outbox.give_up_doubted(state)
+                if given_up:
+                    self._complaints.say(
+                        "unwatched",
+                        f"gapstream sidecar closed with {given_up} offsets of {key} unreported, which nobody watches: "
+                        f"{self._topic_prefix}{key[0]} has no partition {key[1]}, or is not there",
+                    )
+                if state.idle:
+                    self._failed_partitions.pop(key, None)
+            self._changed.notify_all()
+
     def _flush_held(self, timeout: float) -> bool:
         """What is held for the sake of order goes now, or never."""
         for key, state in list(self._outbox.partitions.items()):
             self.release(key)
             with self._changed:
-                self._outbox.check(state, None, self._clock())
+                self._outbox.believe(state)
         return self.flush(timeout)
 
     # ---------------------------------------------------------------------------------------- inside, lock is held
@@ -378,13 +409,13 @@ class Reporter:
 
     def _asks_end(self, state: Outgoing, now: float) -> bool:
         """Have the log's end asked for, from the thread: nobody's commit or poll does that. Whether an answer is waited for."""
-        if max(state.asked_until, state.ask_at) > now:
+        log_end = state.log_end
+        if log_end.awaited_until > now:
             return True
-        if state.asked_until > float("-inf"):  # no answer, not even that there is none
-            state.asked_until = float("-inf")
+        if log_end.asked_until > float("-inf"):  # no answer, not even that there is none
             self._outbox.check(state, None, now)
             return False
-        state.asked_until = now + ENDS_S
+        log_end.asked_until = now + ENDS_S
         self._to_ask.append(state.key)
         self.call_soon(self._ask_ends, 0.0)
         return True
@@ -395,19 +426,20 @@ class Reporter:
             if self._asking_until > now or not self._to_ask:
                 return
             keys, self._to_ask, self._asking_until = self._to_ask, [], now + ENDS_S
+        self._find_ends(keys, self._found_ends)
+
+    def _find_ends(self, keys: list[Key], found: Found) -> None:
         try:
-            self._ends.find(keys, self._found_ends)
+            self._ends.find(keys, found)
         except RuntimeError:  # no thread can be started any more: the interpreter ends
-            self._found_ends(dict.fromkeys(keys))
+            found(dict.fromkeys(keys))
 
     def _found_ends(self, ends: dict[Key, int | None]) -> None:
         with self._changed:
             self._asking_until = float("-inf")
             now = self._clock()
             for key, end in ends.items():
-                state = self._outbox.of(key)
-                state.asked_until = float("-inf")
-                if self._outbox.check(state, end, now):
+                if self._outbox.check(self._outbox.of(key), end, now):
                     self._complaints.say(
                         "nowhere", f"gapstream sidecar: records say they are replays from {key}, which nobody watches: that is not reported"
                     )

@@ -20,7 +20,7 @@ from gapstream_sidecar.ends import EndsReader
 from gapstream_sidecar.errors import ConfigurationError, UnsupportedError
 from gapstream_sidecar.faustapp import NEEDED, Attachment
 from gapstream_sidecar.follower import Terms
-from gapstream_sidecar.outbox import QUARANTINED
+from gapstream_sidecar.outgoing import QUARANTINED
 from gapstream_sidecar.producer import Transaction, WrappedProducer
 from gapstream_sidecar.reporter import Reporter
 from gapstream_sidecar.settings import connection_settings, producer_settings

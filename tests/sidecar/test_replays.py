@@ -1,0 +1,159 @@
+"""Wrapped consumers that are handed replayed records: what headers tell is reported, checked, taken along and inherited."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from confluent_kafka import TopicPartition
+
+from gapstream_sidecar.doubts import NOWHERE, UNWATCHED
+from tests.sidecar.conftest import Bench
+from tests.sidecar.fakes import FakeGroup, FakeMessage, carried, drain
+
+SOURCE = [("source.topic", b"orders"), ("source.partition", b"3"), ("source.offset", b"15012")]
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("batches", [True, False])
+def test_a_replayed_record_is_reported_under_its_source_too(bench: Bench, batches: bool) -> None:
+    sidecar = bench.sidecar()
+    consumer, inside = bench.wrapped(sidecar)
+    inside.queue.extend([FakeMessage("retry", 0, 4), FakeMessage("retry", 0, 5, headers=SOURCE), FakeMessage("retry", 0, 6)])
+    messages = consumer.consume(10) if batches else drain(consumer)
+    consumer.commit(message=messages[0])
+    assert [one["topic"] for one in bench.producer.said()] == ["retry"]
+    consumer.commit(message=messages[1])
+    assert sidecar.flush()
+    said = {(one["topic"], one["partition"]): one["runs"] for one in bench.producer.said()[1:]}
+    assert said == {("retry", 0): [[5, 5]], ("orders", 3): [[15012, 15012]]}
+    consumer.commit(message=messages[2])
+    assert [one["topic"] for one in bench.producer.said()[3:]] == ["retry"]
+
+
+def source(offset: int, partition: int = 3) -> list[tuple[str, bytes]]:
+    return [("source.topic", b"orders"), ("source.partition", str(partition).encode()), ("source.offset", str(offset).encode())]
+
+
+def test_a_header_beyond_the_logs_end_takes_no_other_along(bench: Bench) -> None:
+    """What is not in the log is rejected with all that is said beside it, so it is said apart, and last."""
+    sidecar = bench.sidecar()
+    consumer, inside = bench.wrapped(sidecar)
+    bench.log_ends["orders", 3] = 100
+    offsets = [7, 99, 100, 2**40, 8]
+    inside.queue.extend(FakeMessage("retry", 0, at, headers=source(offset)) for at, offset in enumerate(offsets))
+    consumer.consume(10)
+    consumer.commit()
+    assert sidecar.flush()
+    told = [(one["runs"], one["sequence"]) for one in bench.producer.said() if one["topic"] == "orders"]
+    assert told == [([[7, 8], [99, 99]], 1), ([[100, 100], [2**40, 2**40]], 2)]
+    inside.queue.append(FakeMessage("retry", 0, 5, headers=source(98)))
+    consumer.consume(10)
+    consumer.commit()
+    assert sidecar.flush()
+    assert bench.ends_asked == [[("orders", 3)]], "what lies below an end that is known needs no question"
+
+
+def test_where_the_end_cant_be_asked_headers_are_believed(bench: Bench) -> None:
+    sidecar = bench.sidecar()
+    consumer, inside = bench.wrapped(sidecar)
+    bench.log_ends |= {("orders", 3): None, ("orders", 4): None}
+    inside.queue.extend(FakeMessage("retry", 0, 5 + one, headers=source(7, 3 + one)) for one in range(2))
+    consumer.consume(10)
+    consumer.commit()
+    assert sidecar.flush()
+    assert sorted(one["partition"] for one in bench.producer.said() if one["topic"] == "orders") == [3, 4]
+
+
+def test_a_replay_of_what_nobody_watches_is_dropped(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be held back for ever, and every end of the sidecar would wait for it."""
+    monkeypatch.setattr("gapstream_sidecar.doubts.NOWHERE_S", 0.0)
+    sidecar = bench.sidecar(observe_before_commit=0)
+    bench.log_ends["orders", 3] = NOWHERE
+    bench.producer.missing.add(("gapstream.observations.orders", 3))
+    consumer, inside = bench.wrapped(sidecar)
+    inside.queue.append(FakeMessage("retry", 0, 5, headers=source(7)))
+    consumer.consume(10)
+    consumer.commit()
+    assert sidecar.flush(5)
+    assert (sidecar.stats.dropped, sidecar.stats.backlog_bytes) == (1, 0)
+    assert "replays from ('orders', 3), which nobody watches" in caplog.text
+    sidecar.received("orders", 3, 8)
+    assert not sidecar.flush(0.1), "what is no replay waits for whoever will watch it"
+
+
+@pytest.mark.parametrize("end", [NOWHERE, UNWATCHED])
+def test_a_replay_of_what_nobody_watches_does_not_hold_up_the_end(bench: Bench, end: int) -> None:
+    sidecar = bench.sidecar(observe_before_commit=0)
+    bench.log_ends["orders", 3] = end
+    consumer, inside = bench.wrapped(sidecar)
+    inside.queue.append(FakeMessage("retry", 0, 5, headers=source(7)))
+    consumer.consume(10)
+    consumer.commit()
+    began = time.monotonic()
+    sidecar.close(timeout=4)
+    assert time.monotonic() - began < 2
+    assert (sidecar.stats.dropped, bench.runs()) == (1, [[[5, 5]]])
+
+
+def test_a_topic_that_is_not_there_yet_is_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gapstream_sidecar.doubts.ASK_AGAIN_S", 0.05)
+    sidecar = bench.sidecar()
+    bench.log_ends["orders", 3] = NOWHERE
+    consumer, inside = bench.wrapped(sidecar)
+    inside.queue.append(FakeMessage("retry", 0, 5, headers=source(7)))
+    consumer.consume(10)
+    began = time.monotonic()
+    consumer.commit()
+    assert time.monotonic() - began < 0.15, "a commit does not wait for that"
+    assert not sidecar.flush(0.3)
+    bench.log_ends["orders", 3] = 100
+    assert sidecar.flush(5)
+    assert [one["runs"] for one in bench.producer.said() if one["topic"] == "orders"] == [[[7, 7]]]
+    assert sidecar.stats.dropped == 0
+    assert 2 <= len(bench.ends_asked) <= 12
+
+
+@pytest.mark.usefixtures("patient", "spent")
+def test_the_source_of_a_replay_travels_with_the_commit_of_where_it_was_delivered(bench: Bench) -> None:
+    sidecar = bench.sidecar(observe_before_commit=0)
+    consumer, inside = bench.wrapped(sidecar)
+    bench.producer.hold()
+    inside.queue.append(FakeMessage("retry", 0, 5, headers=SOURCE))
+    consumer.commit(message=drain(consumer)[0])
+    assert carried(inside.group, "retry") == [
+        [sidecar.source, 1, "received", None, [5, 1]],
+        [sidecar.source, 1, "received", None, [15012, 1], "orders", 3],
+    ]
+
+
+@pytest.mark.usefixtures("patient", "spent")
+@pytest.mark.parametrize("end", [100, None])
+def test_what_headers_told_a_killed_owner_is_checked_by_the_next_one(bench: Bench, end: int | None) -> None:
+    """Taken over unchecked it would be rejected whole, and what is right in it would be a repeat once a later number was taken."""
+    group = FakeGroup()
+    first = bench.sidecar(observe_before_commit=0)
+    consumer, inside = bench.wrapped(first, group=group)
+    bench.producer.hold()
+    bench.log_ends["orders", 3] = None
+    inside.queue.extend(FakeMessage("retry", 0, at, headers=source(offset)) for at, offset in enumerate([7, 2**40]))
+    inside.deliver("orders", 3, 9)
+    messages = consumer.consume(3)
+    consumer.commit(message=messages[1])
+    consumer.commit(message=messages[2])
+    name, row = first.source, [7, 1, 2**40 - 8, 1]
+    assert carried(group, "orders", 3) == [[name, 1, "received", None, row, "orders", 3], [name, 2, "received", None, [9, 0]]]
+    bench.log_ends["orders", 3] = end
+    second = bench.sidecar()
+    other, its = bench.wrapped(second, group=group)
+    other.subscribe(["orders"])
+    its.callbacks["on_assign"](its, [TopicPartition("orders", 3)])
+    assert second.flush()
+    assert second.flush(), "what lies beyond was put apart by the first"
+    said = [(one["source"], one["sequence"], one["runs"]) for one in bench.producer.said()]
+    if end is None:
+        assert said == [(name, 1, [[7, 7], [2**40, 2**40]]), (name, 2, [[9, 9]])], "what can't be checked is believed, not lost"
+    else:
+        assert said == [(name, 1, [[7, 7]]), (name, 2, [[9, 9]]), (second.source, 3, [[2**40, 2**40]])]
