@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -126,7 +128,7 @@ def test_an_aborted_transaction_has_asked_for_nothing() -> None:
     deliveries.restore(deliveries.ask({KEY: 3}))
     (again,) = deliveries.ask({KEY: 9})
     assert list(again.received) == [(1, 3), (5, 6)]
-    assert {key: list(runs) for key, runs in again.sources().items()} == {("orders", 9): [(100, 101)]}
+    assert again.sources() == [(("orders", 9), RunList([(100, 101)]))]
 
 
 def test_replays_gather_into_runs_and_go_with_their_commit() -> None:
@@ -137,10 +139,26 @@ def test_replays_gather_into_runs_and_go_with_their_commit() -> None:
     (first,) = deliveries.ask({KEY: 3})
     assert first.replays == [Replay(1, 3, source, 100)]
     (rest,) = deliveries.ask({KEY: 9})
-    assert list(rest.sources()[source]) == [(103, 104), (105, 106)]
+    assert rest.sources() == [(source, RunList([(103, 104), (105, 106)]))]
     deliver(deliveries, 1)
     (again,) = deliveries.ask({KEY: 9})
     assert again.replays == []
+
+
+replayed_runs = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 30), st.integers(1, 5)), max_size=30)
+
+
+@given(replayed_runs)
+def test_every_replay_is_in_a_set_of_its_partition(found: list[tuple[int, int, int]]) -> None:
+    asked = Asked(KEY, RunList(), RunList(), [Replay(0, length, ("orders", number), first) for number, first, length in found])
+    wanted, told = Counter[tuple[int, int]](), Counter[tuple[int, int]]()
+    for number, first, length in found:
+        wanted.update((number, offset) for offset in range(first, first + length))
+    for (_, number), one in asked.sources():
+        told.update((number, offset) for first, stop in one for offset in range(first, stop))
+    assert told == wanted
+    most = {number: max((times for (where, _), times in wanted.items() if where == number), default=0) for number in (0, 1)}
+    assert len(asked.sources()) == sum(most.values()), "no more sets than are needed"
 
 
 def test_replays_are_bounded() -> None:
@@ -162,7 +180,7 @@ def test_what_has_to_ripen_can_not_be_taken_before() -> None:
     assert not deliveries.ripen()
     deliver(deliveries, 0)
     (ripe,) = deliveries.take_ripe()
-    assert (list(ripe.received), list(ripe.sources()[source])) == ([(3, 4)], [(30, 31)])
+    assert (list(ripe.received), ripe.sources()) == ([(3, 4)], [(source, RunList([(30, 31)]))])
     deliveries.unassigned()
     deliveries.assigned([KEY])
     deliveries.ripen()

@@ -123,6 +123,17 @@ def test_a_replay_is_reported_under_its_source_too(bench: Bench) -> None:
 
 
 @pytest.mark.usefixtures("patient")
+def test_two_replays_of_one_record_are_received_twice(bench: Bench) -> None:
+    pipe = Pipe(bench)
+    pipe.inside.queue.extend(FakeMessage("orders", 0, at, headers=SOURCE) for at in (9, 10))
+    pipe.take()
+    pipe.producer.commit_transaction()
+    assert [row[:4] for row in pipe.rows()[1:]] == [[number, "received", None, [15012, 1]] for number in (1, 2)]
+    assert pipe.sidecar.flush()
+    assert [one["runs"] for one in pipe.kafka.said() if one["partition"] == 3] == 2 * [[[15012, 15012]]]
+
+
+@pytest.mark.usefixtures("patient")
 def test_a_header_beyond_the_logs_end_takes_no_other_along(bench: Bench) -> None:
     pipe = Pipe(bench)
     bench.log_ends["orders", 3] = 15_013

@@ -31,6 +31,18 @@ def test_a_replayed_record_is_reported_under_its_source_too(bench: Bench, batche
     assert [one["topic"] for one in bench.producer.said()[3:]] == ["retry"]
 
 
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("batches", [True, False])
+def test_two_replays_of_one_record_are_received_twice(bench: Bench, batches: bool) -> None:
+    sidecar = bench.sidecar()
+    consumer, inside = bench.wrapped(sidecar)
+    inside.queue.extend(FakeMessage("retry", 0, at, headers=source(offset)) for at, offset in enumerate([7, 8, 7, 8, 8]))
+    assert len(consumer.consume(10) if batches else drain(consumer)) == 5
+    consumer.commit()
+    assert sidecar.flush()
+    assert [one["runs"] for one in bench.producer.said() if one["topic"] == "orders"] == [[[7, 8]], [[7, 8]], [[8, 8]]]
+
+
 def source(offset: int, partition: int = 3) -> list[tuple[str, bytes]]:
     return [("source.topic", b"orders"), ("source.partition", str(partition).encode()), ("source.offset", str(offset).encode())]
 

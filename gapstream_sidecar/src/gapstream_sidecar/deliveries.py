@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from heapq import heappop, heappush
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 from gapstream_sidecar.runs import RUN_BYTES, RunList
@@ -37,11 +40,20 @@ class Asked(NamedTuple):
     replays: list[Replay]
     """Which of the received ones are replays, and of what."""
 
-    def sources(self) -> dict[Key, RunList]:
-        """What the received ones are replays of, by partition."""
-        found: dict[Key, RunList] = {}
-        for replay in self.replays:
-            found.setdefault(replay.source, RunList()).add(replay.first + replay.shift, replay.stop + replay.shift)
+    def sources(self) -> list[tuple[Key, RunList]]:
+        """What the received ones are replays of. What was replayed twice is in two sets of its partition: it is received twice."""
+        found: list[tuple[Key, RunList]] = []
+        runs = sorted((replay.source, replay.first + replay.shift, replay.stop + replay.shift) for replay in self.replays)
+        for source, told in groupby(runs, itemgetter(0)):
+            ends: list[tuple[int, int]] = []  # a heap: where each set ends, and its place in what was found
+            for _, first, stop in told:
+                if ends and ends[0][0] <= first:
+                    place = heappop(ends)[1]
+                    found[place][1].add(first, stop)
+                else:
+                    place = len(found)
+                    found.append((source, RunList([(first, stop)])))
+                heappush(ends, (stop, place))
         return found
 
 

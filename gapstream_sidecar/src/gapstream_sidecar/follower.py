@@ -99,7 +99,7 @@ class Follower:
                 self.reporter.add_lost(one.key, one.uncertain)
             if one.received:
                 self.reporter.add(one.key, one.received)
-            for source, runs in one.sources().items():
+            for source, runs in one.sources():
                 self.reporter.add(source, runs, replayed=True)
                 self._related.setdefault(one.key, set()).add(source)
 

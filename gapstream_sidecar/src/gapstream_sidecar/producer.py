@@ -86,7 +86,7 @@ class Transaction:
             rows = pending.parked.setdefault(one.key, [])
             if one.received:
                 rows.append(follower.reporter.park(one.key, one.received))
-            rows += [follower.reporter.park(source, runs, replayed=True) for source, runs in one.sources().items()]
+            rows += [follower.reporter.park(source, runs, replayed=True) for source, runs in one.sources()]
         found = {key: follower.reporter.carry(key, commits[key], (), rows) for key, rows in pending.parked.items() if key in commits}
         return {key: text for key, text in found.items() if text is not None}
 
