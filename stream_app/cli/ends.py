@@ -41,19 +41,21 @@ class Ends:
     def find(self, partitions: Iterable[Partition], go_on: Callable[[], bool]) -> dict[Partition, str]:
         """Set ``end`` of each; for those that don't tell it, why.
 
-        These are asked again as long as ``go_on``, which is called several times a second while an answer is awaited.
+        These are asked again as long as ``go_on``, which is called several times a second while an answer is awaited; not those
+        that are refused.
         """
         unknown = dict.fromkeys(partitions, NO_ANSWER)
+        refused: dict[Partition, str] = {}
         while unknown:
-            refused = self._ask(unknown, go_on)
-            if not unknown or refused or not _rest(go_on):
+            self._ask(unknown, refused, go_on)
+            if not unknown or not _rest(go_on):
                 break
             # A client keeps to the leaders that it knows, though they may have moved: a new one has to look for them.
             self._admin = None
-        return unknown
+        return unknown | refused
 
-    def _ask(self, unknown: dict[Partition, str], go_on: Callable[[], bool]) -> bool:
-        """Take out of ``unknown`` those that answer; whether it is of no use to ask the others again."""
+    def _ask(self, unknown: dict[Partition, str], refused: dict[Partition, str], go_on: Callable[[], bool]) -> None:
+        """Take out of ``unknown`` those that answer, and those that are refused."""
         from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
         from confluent_kafka.admin import OffsetSpec
 
@@ -65,9 +67,8 @@ class Ends:
             asked = self._client().list_offsets(wanted, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=ASK_SECONDS)
         except KafkaException as error:
             unknown.update(dict.fromkeys(unknown, describe_kafka_error(error)))
-            return False
+            return
         _wait(asked.values(), go_on)
-        refused = False
         for where, future in asked.items():
             partition = by_name[where.topic, where.partition]
             if not future.done():
@@ -79,8 +80,8 @@ class Ends:
                     del unknown[partition]
             except KafkaException as error:
                 unknown[partition] = describe_kafka_error(error)
-                refused = refused or _is_refusal(error)
-        return refused
+                if _is_refusal(error):
+                    refused[partition] = unknown.pop(partition)
 
     def _client(self) -> AdminLike:
         """Kept while it is asked: its questions end with it."""

@@ -551,6 +551,17 @@ def test_a_refusal_to_tell_ends_is_not_waited_for(world: World) -> None:
     assert (world.admin.asked, world.observe.accepted) == ([[0, 1]], 1)
 
 
+def test_a_refusal_to_tell_one_end_keeps_nobody_from_asking_for_the_others(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ends, "AGAIN_SECONDS", 0.001)
+    world.admin.failures += [{0: KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED, "not you"), 1: AWAY}]
+    world.write("orders 1 1\norders 0 1\n")
+    failure = world.run()
+    assert failure is not None
+    assert failure.startswith("it is not known where orders/0 ends: Kafka's ACLs forbid it (not you)")
+    assert failure.endswith("; nothing was taken from line 2 on")
+    assert (world.admin.asked, world.observe.accepted) == ([[0, 1], [1]], 1)
+
+
 def test_what_was_taken_leaves_and_is_acknowledged_while_ends_are_awaited(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "READ_BYTES", ONE_LINE)
     world.admin.failures += [{}, {1: None}]
