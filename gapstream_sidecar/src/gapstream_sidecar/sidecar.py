@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
+import re
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -32,6 +33,10 @@ C = TypeVar("C")
 _LAST_OFFSET = 2**63 - 2
 """One past the last must still be a signed 64-bit integer, as Kafka's offsets are."""
 _UNKNOWN = object()
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
+"""What gapstream's file takes for a name: Kafka's rule for topics."""
+_TAKEN = "log"
+"""The sink that every topic has."""
 _LEAST_BACKLOG = 64 << 10
 _OF_CONSUMERS = ("poll", "consume", "commit", "subscribe", "assign", "store_offsets")
 _OF_AIO_CONSUMERS = ("getone", "getmany", "commit", "seek_to_committed", "stop")
@@ -227,8 +232,13 @@ def _check(conf: Mapping[str, Any], sink: object, app_id: object, observe_before
     if not conf.get("bootstrap.servers") and not conf.get("metadata.broker.list"):
         raise ConfigurationError("conf needs bootstrap.servers: the brokers that gapstream uses.")
     for name, value in (("sink", sink), ("app_id", app_id)):
-        if not isinstance(value, str) or not value:
-            raise ConfigurationError(f"{name} must be text that is not empty: the name in gapstream's file.")
+        if not isinstance(value, str) or not _NAME.fullmatch(value) or value in (".", ".."):
+            raise ConfigurationError(
+                f"{name} must be a name as it stands in gapstream's file (letters, digits, dot, underscore and hyphen, 249 at most), "
+                f"not {value!r}."
+            )
+    if sink == _TAKEN:
+        raise ConfigurationError(f"sink {_TAKEN} is taken by the log itself: gapstream's file has no sink of that name.")
     if observe_before_commit < 0:
         raise ConfigurationError("observe_before_commit must not be negative: it is the longest wait of a commit, in seconds.")
     if max_backlog_bytes < _LEAST_BACKLOG:
