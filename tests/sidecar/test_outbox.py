@@ -19,6 +19,7 @@ from gapstream_sidecar.runs import RunList
 
 AT = "2026-11-23T10:00:00.000Z"
 KEY: Key = ("orders", 3)
+RETRY: Key = ("retry", 0)
 
 
 def make(max_bytes: int = 16 << 20) -> Outbox:
@@ -28,7 +29,7 @@ def make(max_bytes: int = 16 << 20) -> Outbox:
 def drain(outbox: Outbox) -> list[dict[str, Any]]:
     """Acknowledge everything; the observations in the order of sending."""
     told = []
-    for state in outbox.partitions.values():
+    for state in outbox.all():
         while state.in_flight is not None or state.is_waiting():
             flight = state.in_flight or outbox.launch(state, AT)
             told.append(json.loads(flight.payload))
@@ -161,8 +162,8 @@ def test_what_is_dropped_in_many_partitions_stays_within_the_bound() -> None:
 def test_what_another_owner_said_goes_out_under_its_name() -> None:
     outbox = make()
     outbox.add(KEY, [(10, 11)])
-    outbox.add_carried(Carried(KEY, "host-0", 7, RECEIVED, None, RunList([(5, 9)])))
-    outbox.add_carried(Carried(KEY, "", 0, UNOBSERVED, None, RunList([(1, 3)])))
+    outbox.add_carried(Carried(KEY, "host-0", 7, RECEIVED, None, RunList([(5, 9)])), KEY)
+    outbox.add_carried(Carried(KEY, "", 0, UNOBSERVED, None, RunList([(1, 3)])), KEY)
     outbox.add(KEY, [(11, 12)])
     said = [(one["source"], one["sequence"], one["status"], one["runs"]) for one in drain(outbox)]
     assert said == [
@@ -198,7 +199,7 @@ def test_what_a_transaction_made_received_goes_under_the_number_that_it_travelle
     parked = [outbox.park(KEY, RunList([run])) for run in ((2, 4), (4, 6), (4, 6))]
     assert [one.number for one in parked] == [2, 3, 4]
     for one in parked:
-        outbox.unpark(one)
+        outbox.unpark(one, KEY)
     assert [(one["sequence"], one["runs"]) for one in drain(outbox)] == [(3, [[0, 5]]), (4, [[4, 5]])]
 
 
@@ -207,7 +208,7 @@ def test_a_number_that_was_passed_is_not_used_any_more() -> None:
     parked = outbox.park(KEY, RunList([(2, 4)]))
     state = outbox.add(KEY, [(9, 10)])
     outbox.launch(state, AT)
-    outbox.unpark(parked)
+    outbox.unpark(parked, KEY)
     assert [(one["sequence"], one["runs"]) for one in drain(outbox)] == [(2, [[9, 9]]), (3, [[2, 3]])]
 
 
@@ -254,21 +255,22 @@ def test_every_receipt_is_told_exactly_once(script: list[tuple[str, int, int, in
 
 def test_what_headers_tell_is_kept_apart_and_doubted_until_the_end_is_known() -> None:
     outbox = make()
-    state = outbox.add(KEY, [(5, 9)])
-    outbox.add(KEY, [(9, 12), (90, 120)], replayed=True)
-    assert not outbox.doubts(state, 0)
-    outbox.launch(state, AT)
-    outbox.acknowledged(state)
+    assert not outbox.doubts(outbox.add(KEY, [(5, 9)]), 0)
+    state = outbox.add(KEY, [(9, 12), (90, 120)], via=RETRY)
     assert outbox.doubts(state, 0)
-    outbox.check(state, 100, 0)
+    outbox.check(KEY, 100, 0)
     assert not outbox.doubts(state, 0)
     told = drain(outbox)
-    assert [(one["runs"], one["sequence"]) for one in told] == [([[9, 11], [90, 99]], 2), ([[100, 119]], 3)]
-    outbox.add(KEY, [(0, 100)], replayed=True)
+    assert [(one["source"], one["sequence"], one["runs"]) for one in told] == [
+        ("host-1", 1, [[5, 8]]),
+        ("host-1.1", 1, [[9, 11], [90, 99]]),
+        ("host-1.1", 2, [[100, 119]]),
+    ]
+    outbox.add(KEY, [(0, 100)], via=RETRY)
     assert not outbox.doubts(state, END_FRESH_S - 1)
-    outbox.add(KEY, [(0, 101)], replayed=True)
+    outbox.add(KEY, [(0, 101)], via=RETRY)
     drain(outbox)
-    outbox.add(KEY, [(0, 100)], replayed=True)
+    outbox.add(KEY, [(0, 100)], via=RETRY)
     assert outbox.doubts(state, END_FRESH_S), "logs may lose their ends"
     assert outbox.size > 0
     drain(outbox)
@@ -278,15 +280,15 @@ def test_what_headers_tell_is_kept_apart_and_doubted_until_the_end_is_known() ->
 def test_a_span_that_a_wrong_header_made_is_not_cut() -> None:
     """Cut at the log's end it would excuse everything below; whole it is rejected."""
     outbox = make()
-    state = outbox.add(KEY, [(5, 10**12)], UNOBSERVED, replayed=True)
-    outbox.check(state, 100, 0)
+    outbox.add(KEY, [(5, 10**12)], UNOBSERVED, via=RETRY)
+    outbox.check(KEY, 100, 0)
     assert [one["runs"] for one in drain(outbox)] == [[[5, 10**12 - 1]]]
 
 
 def test_a_carried_row_that_is_too_long_is_not_taken_for_a_repeat_of_itself() -> None:
     outbox = make(128 << 10)
     runs = RunList((offset, offset + 1) for offset in range(0, 1_000, 2))
-    outbox.add_carried(Carried(KEY, "host-0", 7, RECEIVED, None, runs))
+    outbox.add_carried(Carried(KEY, "host-0", 7, RECEIVED, None, runs), KEY)
     told = drain(outbox)
     assert len(told) > 1
     assert len({(one["source"], one["sequence"]) for one in told}) == len(told)
@@ -295,15 +297,15 @@ def test_a_carried_row_that_is_too_long_is_not_taken_for_a_repeat_of_itself() ->
 
 def test_dropped_replays_become_unobserved_when_they_are_checked_and_not_beside_what_nobody_doubts() -> None:
     outbox = make(64 << 10)
-    state = outbox.add(KEY, [(2**40, 2**40 + 1)], replayed=True)
+    state = outbox.add(KEY, [(2**40, 2**40 + 1)], via=RETRY)
     for offset in range(0, 40_000, 2):
-        outbox.add(KEY, [(offset, offset + 1)], replayed=True)
+        outbox.add(KEY, [(offset, offset + 1)], via=RETRY)
         assert outbox.size <= 64 << 10
     outbox.add(KEY, [(50_000, 50_001)])
     assert outbox.dropped > 0
     assert not state.lost
     assert outbox.doubts(state, 0)
-    outbox.check(state, 60_000, 0)
+    outbox.check(KEY, 60_000, 0)
     told = drain(outbox)
     beyond = [one for one in told if one["runs"][-1][1] >= 60_000]
     right = [one for one in told if one not in beyond]
@@ -315,7 +317,7 @@ def test_dropped_replays_become_unobserved_when_they_are_checked_and_not_beside_
 def test_what_was_dropped_unchecked_shrinks_until_it_is_gone() -> None:
     outbox = make(64 << 10)
     for number in range(40):
-        outbox.add(("orders", number), [(at, at + 1) for at in range(0, 1_000, 2)], replayed=True)
+        outbox.add(("orders", number), [(at, at + 1) for at in range(0, 1_000, 2)], via=RETRY)
         assert outbox.size <= 64 << 10
     for number in range(600):
         outbox.add(("events", number), [(1, 2)])
@@ -325,10 +327,10 @@ def test_what_was_dropped_unchecked_shrinks_until_it_is_gone() -> None:
 
 def test_what_was_found_beyond_the_end_poisons_nothing_when_it_is_dropped() -> None:
     outbox = make(64 << 10)
-    state = outbox.add(KEY, [(1, 2), (2**40, 2**40 + 1)], replayed=True)
-    outbox.check(state, 100, 0)
+    state = outbox.add(KEY, [(1, 2), (2**40, 2**40 + 1)], via=RETRY)
+    outbox.check(KEY, 50_000, 0)
     for offset in range(4, 40_000, 2):
-        outbox.add(KEY, [(offset, offset + 1)])
+        outbox.add(KEY, [(offset, offset + 1)], via=RETRY)
     assert outbox.dropped > 0
     assert (1, 2) in state.lost
     assert state.lost.bounds[-1] < 40_000
@@ -337,15 +339,15 @@ def test_what_was_found_beyond_the_end_poisons_nothing_when_it_is_dropped() -> N
 def test_without_an_answer_only_what_goes_next_is_believed() -> None:
     """The others are in time for an answer that comes later."""
     outbox = make()
-    state = outbox.add(KEY, [(1, 3)], replayed=True)
-    outbox.add(KEY, [(1, 3), (200, 201)], replayed=True)
+    state = outbox.add(KEY, [(1, 3)], via=RETRY)
+    outbox.add(KEY, [(1, 3), (200, 201)], via=RETRY)
     assert outbox.doubts(state, 0)
-    outbox.check(state, None, 0)
+    outbox.check(KEY, None, 0)
     assert not outbox.doubts(state, 0)
     outbox.launch(state, AT)
     outbox.acknowledged(state)
     assert outbox.doubts(state, 0)
-    outbox.check(state, 100, 0)
+    outbox.check(KEY, 100, 0)
     assert [one["runs"] for one in drain(outbox)] == [[[1, 2]], [[200, 200]]]
 
 
@@ -355,18 +357,32 @@ def test_what_nobody_watches_is_given_up_whole() -> None:
         outbox.add(KEY, [(offset, offset + 1)])
     state = outbox.of(KEY)
     outbox.launch(state, AT)
-    outbox.add(KEY, [(2, 3)], replayed=True)
+    outbox.add(KEY, [(2, 3)], via=RETRY)
     told = outbox.unacknowledged()
-    assert outbox.give_up(state) == told
+    assert sum(map(outbox.give_up, outbox.about(KEY))) == told
     assert (outbox.size, outbox.in_flight_bytes, outbox.empty, outbox.unacknowledged()) == (0, 0, True, 0)
 
 
 def test_replays_of_what_nobody_watches_are_given_up() -> None:
     outbox = make()
-    state = outbox.add(KEY, [(5, 9)])
-    outbox.add(KEY, [(1, 3)], replayed=True)
-    outbox.add(KEY, [(2, 3)], replayed=True)
-    assert outbox.check(state, NOWHERE, 0) == 0, "its topic may be on its way to be made"
-    assert outbox.check(state, NOWHERE, NOWHERE_S) == outbox.dropped == 3
+    outbox.add(KEY, [(5, 9)])
+    outbox.add(KEY, [(1, 3)], via=RETRY)
+    outbox.add(KEY, [(2, 3)], via=RETRY)
+    assert outbox.check(KEY, NOWHERE, 0) == 0, "its topic may be on its way to be made"
+    assert outbox.check(KEY, NOWHERE, NOWHERE_S) == outbox.dropped == 3
     assert [one["runs"] for one in drain(outbox)] == [[[5, 8]]]
     assert (outbox.size, outbox.empty) == (0, True)
+
+
+def test_what_each_partitions_headers_tell_has_a_source_of_its_own_and_travels_with_its_commits() -> None:
+    outbox = make()
+    outbox.add(KEY, [(5, 9)])
+    for number, runs in ((0, [(1, 2)]), (1, [(2, 3)]), (0, [(3, 4)])):
+        outbox.add(KEY, runs, via=("retry", number))
+    outbox.add(("events", 0), [(7, 8)], via=("retry", 1))
+    assert [one.source for one in outbox.about(KEY)] == ["host-1", "host-1.1", "host-1.2"]
+    assert [one.name for one in outbox.carried_by(("retry", 1))] == [(KEY, ("retry", 1)), (("events", 0), ("retry", 1))]
+    assert [one.source for one in outbox.carried_by(("retry", 1))] == ["host-1.2", "host-1.2"]
+    assert [one.name for one in outbox.carried_by(KEY)] == [(KEY, None)]
+    told = {one["source"]: (one["sequence"], one["runs"]) for one in drain(outbox) if one["topic"] == KEY[0]}
+    assert told == {"host-1": (1, [[5, 8]]), "host-1.1": (1, [[1, 1], [3, 3]]), "host-1.2": (1, [[2, 2]])}

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from itertools import permutations
 
 import pytest
 from confluent_kafka import TopicPartition
 
+from gapstream_sidecar import Sidecar
+from gapstream_sidecar.deliveries import Key
 from gapstream_sidecar.doubts import NOWHERE, UNWATCHED
 from tests.sidecar.conftest import Bench
 from tests.sidecar.fakes import FakeGroup, FakeMessage, carried, drain
@@ -129,6 +133,63 @@ def test_a_topic_that_is_not_there_yet_is_waited_for(bench: Bench, monkeypatch: 
 
 
 @pytest.mark.usefixtures("patient", "spent")
+@pytest.mark.parametrize("end", [100, None])
+@pytest.mark.parametrize("topic", ["retry", "orders"])
+def test_what_headers_told_a_killed_owner_is_checked_by_the_next_one(bench: Bench, topic: str, end: int | None) -> None:
+    """Taken over unchecked it would be rejected whole: also where a partition holds replays of its own records."""
+    group = FakeGroup()
+    first = bench.sidecar(observe_before_commit=0)
+    consumer, inside = bench.wrapped(first, group=group)
+    bench.producer.hold()
+    bench.log_ends["orders", 3] = None
+    inside.queue.extend(FakeMessage(topic, 3, at, headers=source(offset)) for at, offset in enumerate([7, 2**40]))
+    consumer.commit(message=consumer.consume(2)[1])
+    told, own = [7, 1, 2**40 - 8, 1], [first.source, 1, "received", None, [0, 2]]
+    assert carried(group, topic, 3) == [own, [f"{first.source}.1", 1, "received", None, told, "orders", 3]]
+    bench.log_ends["orders", 3] = end
+    second = bench.sidecar()
+    take_over(bench, group, second, (topic, 3))
+    said = [(one["source"], one["sequence"], one["runs"]) for one in bench.producer.said()]
+    expected = [(first.source, 1, [[0, 1]]), (f"{first.source}.1", 1, [[7, 7]]), (f"{second.source}.1", 2, [[2**40, 2**40]])]
+    if end is None:  # what can't be checked is believed, not lost
+        expected = [expected[0], (f"{first.source}.1", 1, [[7, 7], [2**40, 2**40]])]
+    assert said == expected
+
+
+def take_over(bench: Bench, group: FakeGroup, by: Sidecar, *keys: Key) -> None:
+    """Partitions of somebody who was killed are assigned, in this order."""
+    consumer, inside = bench.wrapped(by, group=group)
+    consumer.subscribe([topic for topic, _ in keys])
+    inside.callbacks["on_assign"](inside, [TopicPartition(*key) for key in keys])
+    assert by.flush()
+    assert by.flush(), "what lies beyond an end was put apart by the first"
+
+
+@pytest.mark.usefixtures("patient", "spent")
+@pytest.mark.parametrize("keys", list(permutations([("orders", 3), ("retry", 0), ("retry", 1)])))
+def test_whatever_order_a_killed_owners_commits_are_found_in_all_of_it_is_told(bench: Bench, keys: tuple[Key, ...]) -> None:
+    """No two of them carry one number with different offsets, of which gapstream would take the first."""
+    group = FakeGroup()
+    first = bench.sidecar(observe_before_commit=0)
+    consumer, inside = bench.wrapped(first, group=group)
+    bench.producer.hold()
+    told = Counter[int]()
+    for at, replayed in enumerate([6, 7, 8, 6]):
+        inside.queue += [FakeMessage("orders", 3, 100 + at), FakeMessage("retry", at % 2, at, headers=source(replayed))]
+        for message in consumer.consume(2):
+            consumer.commit(message=message)
+        told.update((replayed, 100 + at))
+    for some in (keys[:1], keys[1:]):  # by two others, one after the other
+        take_over(bench, group, bench.sidecar(), *some)
+    received, last = Counter[int](), dict[str, int]()
+    for one in [one for producer in bench.producers[1:] for one in producer.said() if one["topic"] == "orders"]:
+        if one["sequence"] > last.get(one["source"], 0):
+            last[one["source"]] = one["sequence"]
+            received.update(offset for low, high in one["runs"] for offset in range(low, high + 1))
+    assert received == told
+
+
+@pytest.mark.usefixtures("patient", "spent")
 def test_the_source_of_a_replay_travels_with_the_commit_of_where_it_was_delivered(bench: Bench) -> None:
     sidecar = bench.sidecar(observe_before_commit=0)
     consumer, inside = bench.wrapped(sidecar)
@@ -137,35 +198,5 @@ def test_the_source_of_a_replay_travels_with_the_commit_of_where_it_was_delivere
     consumer.commit(message=drain(consumer)[0])
     assert carried(inside.group, "retry") == [
         [sidecar.source, 1, "received", None, [5, 1]],
-        [sidecar.source, 1, "received", None, [15012, 1], "orders", 3],
+        [f"{sidecar.source}.1", 1, "received", None, [15012, 1], "orders", 3],
     ]
-
-
-@pytest.mark.usefixtures("patient", "spent")
-@pytest.mark.parametrize("end", [100, None])
-def test_what_headers_told_a_killed_owner_is_checked_by_the_next_one(bench: Bench, end: int | None) -> None:
-    """Taken over unchecked it would be rejected whole, and what is right in it would be a repeat once a later number was taken."""
-    group = FakeGroup()
-    first = bench.sidecar(observe_before_commit=0)
-    consumer, inside = bench.wrapped(first, group=group)
-    bench.producer.hold()
-    bench.log_ends["orders", 3] = None
-    inside.queue.extend(FakeMessage("retry", 0, at, headers=source(offset)) for at, offset in enumerate([7, 2**40]))
-    inside.deliver("orders", 3, 9)
-    messages = consumer.consume(3)
-    consumer.commit(message=messages[1])
-    consumer.commit(message=messages[2])
-    name, row = first.source, [7, 1, 2**40 - 8, 1]
-    assert carried(group, "orders", 3) == [[name, 1, "received", None, row, "orders", 3], [name, 2, "received", None, [9, 0]]]
-    bench.log_ends["orders", 3] = end
-    second = bench.sidecar()
-    other, its = bench.wrapped(second, group=group)
-    other.subscribe(["orders"])
-    its.callbacks["on_assign"](its, [TopicPartition("orders", 3)])
-    assert second.flush()
-    assert second.flush(), "what lies beyond was put apart by the first"
-    said = [(one["source"], one["sequence"], one["runs"]) for one in bench.producer.said()]
-    if end is None:
-        assert said == [(name, 1, [[7, 7], [2**40, 2**40]]), (name, 2, [[9, 9]])], "what can't be checked is believed, not lost"
-    else:
-        assert said == [(name, 1, [[7, 7]]), (name, 2, [[9, 9]]), (second.source, 3, [[2**40, 2**40]])]

@@ -115,7 +115,7 @@ class AioFollower(Follower):
                 self.unassigned()
                 self.assigned(keys)
             if gone:
-                self.reporter.hurry(self.affected(gone), gone)
+                self.reporter.hurry(gone, gone)
         if self._reads_committed:
             await self._read_committed(assignment)
 
@@ -192,7 +192,7 @@ class AioFollower(Follower):
         theirs = {_key(one) for one, offset in (offsets or {}).items() if not isinstance(offset, int) and offset[1]}
         if not self.terms.explicit:
             self.ask(commits)
-        keys = None if offsets is None and self.terms.explicit else self.affected(commits)
+        keys = None if offsets is None and self.terms.explicit else list(commits)
         forced = theirs if self._rides and keys is not None else None  # where nothing can travel it does not wait for its turn
         waited = await self._settle(keys, forced)
         texts = self.riders({key: at for key, at in commits.items() if key not in theirs}) if self._rides else {}

@@ -1,10 +1,9 @@
 """What travels in a commit's metadata: observations that are not acknowledged yet, for the next owner to report. Pure.
 
 The text is JSON. ``said`` has one row for each observation: its source and number, its status, its reason, its offsets as
-first, length, gap, length, ... and, where headers of replayed records told it, or it speaks of another partition than the
-commit does, topic and number of the partition: such a row may be wrong, and is checked like what its first owner heard.
-A length of 0 at the end of the last row reaches to the committed offset, so that the text stays the same while an
-application commits one record after the other.
+first, length, gap, length, ... and, where headers of replayed records told it, topic and number of the partition that it
+speaks of: such a row may be wrong, and is checked by the next owner too. A length of 0 at the end of the last row reaches to
+the committed offset, so that the text stays the same while an application commits one record after the other.
 
 The next owner reports a row under the row's own source and number: it is the same observation, whoever sends it, and
 gapstream takes it once. What finds no room is told by its span, as unobserved.
@@ -44,7 +43,7 @@ class Carried:
     reason: str | None
     runs: RunList
     replayed: bool = False
-    """Headers of replayed records tell it, or may have told it."""
+    """Headers of replayed records tell it: of ``key``, which may be another partition than theirs."""
 
 
 def encode(sink: str, rows: Iterable[Carried], key: Key, offset: int) -> str:

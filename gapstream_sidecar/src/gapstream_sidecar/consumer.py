@@ -210,11 +210,11 @@ class ConsumerFollower(Follower):
     def _scope(self, message: Message | None, offsets: object, commits: Iterable[Key]) -> list[Key] | None:
         """The partitions whose observations go first; None: all that there are."""
         if message is not None or offsets is not None:
-            return self.affected(commits)
+            return list(commits)
         if self._explicit:
             return None
         with self.lock:
-            return self.affected(self.deliveries.keys())
+            return self.deliveries.keys()
 
     def _asked(self, message: Message | None, offsets: Iterable[TopicPartition] | None) -> dict[Key, int]:
         """Partition -> one past the last offset that the application calls processed."""
@@ -368,7 +368,7 @@ class ConsumerFollower(Follower):
             self.harvest()
             self.say_no_more(keys)
         self.unassigned(keys)
-        self.reporter.settle(self.affected(keys), self.terms.observe_before_commit, keys)
+        self.reporter.settle(keys, self.terms.observe_before_commit, keys)
 
     def assign(self, partitions: list[TopicPartition]) -> None:
         """As ``Consumer.assign``."""

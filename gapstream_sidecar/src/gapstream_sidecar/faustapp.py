@@ -135,9 +135,10 @@ class Attachment:
 
     def _received(self, message: Any) -> None:
         offset = message.offset
-        self._reporter.add((message.topic, message.partition), [(offset, offset + 1)])
+        key = (message.topic, message.partition)
+        self._reporter.add(key, [(offset, offset + 1)])
         headers = message.headers
         if headers:
             origin = origin_of(list(headers.items()) if isinstance(headers, Mapping) else headers)
             if origin is not None:
-                self._reporter.add(origin[0], [(origin[1], origin[1] + 1)], replayed=True)
+                self._reporter.add(origin[0], [(origin[1], origin[1] + 1)], via=key)

@@ -60,8 +60,6 @@ class Follower:
         self._leases: dict[Key, Lease] = {}
         self._opened: set[Key] = set()
         """Partitions of which nothing was acknowledged yet since they came."""
-        self._related: dict[Key, set[Key]] = {}
-        """Partition -> where its records were replayed from, as long as that is not acknowledged."""
         self.owned: set[Key] = set()
         """The assigned partitions, as far as it was heard of them."""
         self._strangers: dict[Key, float] = {}
@@ -100,27 +98,13 @@ class Follower:
             if one.received:
                 self.reporter.add(one.key, one.received)
             for source, runs in one.sources():
-                self.reporter.add(source, runs, replayed=True)
-                self._related.setdefault(one.key, set()).add(source)
-
-    def affected(self, keys: Iterable[Key]) -> list[Key]:
-        """These partitions and where their records were replayed from, as far as that is not acknowledged."""
-        found = dict.fromkeys(keys)
-        for key in list(found):
-            sources = self._related.get(key)
-            if sources is None:
-                continue
-            sources -= {source for source in sources if self.reporter.is_idle(source)}
-            found |= dict.fromkeys(sources)
-            if not sources:
-                del self._related[key]
-        return list(found)
+                self.reporter.add(source, runs, via=one.key)
 
     def riders(self, commits: Mapping[Key, int]) -> dict[Key, str]:
         """What has to travel with these commits."""
         found = {}
         for key, offset in commits.items():
-            text = self.reporter.carry(key, offset, self._related.get(key, ()))
+            text = self.reporter.carry(key, offset)
             if text is not None:
                 found[key] = text
         return found
@@ -246,4 +230,4 @@ class Follower:
             except ValueError as error:
                 self.complaints.say("metadata", f"gapstream sidecar: metadata of a commit of {key} can't be read: {error}")
                 return
-            self.reporter.inherit(rows)
+            self.reporter.inherit(rows, key)

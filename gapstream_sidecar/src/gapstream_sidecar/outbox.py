@@ -1,8 +1,8 @@
 """What is to be reported, by partition, within a bound. Pure: no Kafka, no lock, no thread; time is an argument.
 
-Each partition has at most one observation in flight, so what is sent again after a failure is always the last sequence
-number: the reader's rule "at or below the last one is a repeat" then never swallows anything. Meanwhile later offsets
-gather into few runs.
+Each source has at most one observation of a partition in flight, so what is sent again after a failure is always the last
+sequence number: the reader's rule "at or below the last one is a repeat" then never swallows anything. Meanwhile later
+offsets gather into few runs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from gapstream_sidecar.carried import Carried
 from gapstream_sidecar.deliveries import Key
-from gapstream_sidecar.doubts import NOWHERE, UNWATCHED, split
+from gapstream_sidecar.doubts import NOWHERE, UNWATCHED, LogEnd, split
 from gapstream_sidecar.outgoing import RECEIVED, UNOBSERVED, InFlight, Layer, Outgoing
 from gapstream_sidecar.runs import RUN_BYTES, RunList
 
@@ -39,31 +39,50 @@ class Outbox:
     dropped: int = 0
     in_flight_bytes: int = 0
     partitions: dict[Key, Outgoing] = field(default_factory=dict)
+    replayed: dict[Key, dict[Key, Outgoing]] = field(default_factory=dict)
+    """Partition -> what headers of its records tell, by the partition that they tell of."""
+    log_ends: dict[Key, LogEnd] = field(default_factory=dict)
 
-    def of(self, key: Key) -> Outgoing:
-        """The partition's, made if need be."""
-        found = self.partitions.get(key)
+    def of(self, key: Key, via: Key | None = None) -> Outgoing:
+        """The partition's, as it is told by headers of another one's records (or its own), or by itself; made if need be."""
+        told = self.partitions if via is None else self.replayed.setdefault(via, {})
+        found = told.get(key)
         if found is None:
+            source = self.source if via is None else f"{self.source}.{list(self.replayed).index(via) + 1}"
+            log_end = self.log_ends.setdefault(key, LogEnd())
             # No more than an eighth of the memory for one observation and its text.
-            found = self.partitions[key] = Outgoing(key, min(RUNS_PER_RECORD, self.max_bytes // 512))
+            found = told[key] = Outgoing(key, via, source, log_end, min(RUNS_PER_RECORD, self.max_bytes // 512))
         return found
+
+    def all(self) -> list[Outgoing]:
+        """Of all partitions and all that tell of them."""
+        return [*self.partitions.values(), *(one for told in self.replayed.values() for one in told.values())]
+
+    def carried_by(self, key: Key) -> list[Outgoing]:
+        """What travels with the partition's commits."""
+        own = self.partitions.get(key)
+        return [*(() if own is None else (own,)), *self.replayed.get(key, {}).values()]
+
+    def about(self, key: Key) -> list[Outgoing]:
+        """What is told of the partition."""
+        return [one for one in (self.partitions.get(key), *(told.get(key) for told in self.replayed.values())) if one is not None]
 
     @property
     def empty(self) -> bool:
         """Whether everything is acknowledged."""
-        return all(one.idle for one in self.partitions.values())
+        return all(one.idle for one in self.all())
 
     # ---------------------------------------------------------------------------------------------------- putting
 
     def add(
-        self, key: Key, runs: Iterable[tuple[int, int]], status: str = RECEIVED, reason: str | None = None, *, replayed: bool = False
+        self, key: Key, runs: Iterable[tuple[int, int]], status: str = RECEIVED, reason: str | None = None, *, via: Key | None = None
     ) -> Outgoing:
         """Queue half-open runs; an offset that is queued already with this status and reason is queued once more.
 
-        ``replayed``: it is what headers of replayed records tell.
+        ``via``: the partition whose replayed records tell it.
         """
-        state = self.of(key)
-        label = (status, None if reason is None else reason[:REASON_CHARACTERS], replayed)
+        state = self.of(key, via)
+        label = (status, None if reason is None else reason[:REASON_CHARACTERS])
         tail = state.tails.get(label)
         before = tail.size if tail is not None else 0
         held = len(tail.runs) if tail is not None else 0
@@ -72,7 +91,7 @@ class Outbox:
             if tail is None or len(tail.runs) >= state.run_limit or tail.runs.overlaps(first, stop):
                 if tail is not None:
                     self._grew(state, tail.size - before)
-                tail = state.tails[label] = self._append(state, *label[:2], replayed=replayed)
+                tail = state.tails[label] = self._append(state, *label)
                 before = held = 0
             tail.runs.add(first, stop)
         if tail is not None:
@@ -100,12 +119,13 @@ class Outbox:
             self._grew(state, layer.size)
         return state
 
-    def add_carried(self, row: Carried) -> Outgoing:
-        """Queue what another owner said and could not send."""
+    def add_carried(self, row: Carried, about: Key) -> Outgoing:
+        """Queue what another owner said and could not send; it travelled with a commit of ``about``."""
+        via = about if row.replayed else None
         if not row.source:
-            return self.add(row.key, row.runs, row.status, row.reason, replayed=row.replayed)
-        state = self.of(row.key)
-        layer = self._append(state, row.status, row.reason, row.runs, (row.source, row.number), replayed=row.replayed)
+            return self.add(row.key, row.runs, row.status, row.reason, via=via)
+        state = self.of(row.key, via)
+        layer = self._append(state, row.status, row.reason, row.runs, (row.source, row.number))
         state.version += 1
         state.pace.skipped = True
         self._grew(state, layer.size)
@@ -113,21 +133,22 @@ class Outbox:
             self._drop()
         return state
 
-    def park(self, key: Key, runs: RunList, *, replayed: bool = False) -> Carried:
+    def park(self, key: Key, runs: RunList, *, via: Key | None = None) -> Carried:
         """What a transaction would make received: an observation with a number of its own, that is not queued yet."""
-        state = self.of(key)
+        state = self.of(key, via)
         state.tails.clear()
         state.number += 1
-        return Carried(key, self.source, state.number, RECEIVED, None, runs, replayed)
+        return Carried(key, state.source, state.number, RECEIVED, None, runs, via is not None)
 
-    def unpark(self, row: Carried) -> Outgoing:
-        """The transaction is committed: queue it under its number, unless a later one was sent.
+    def unpark(self, row: Carried, about: Key) -> Outgoing:
+        """The transaction is committed, and with it an offset in ``about``: queue it under its number, unless a later one was sent.
 
         What waits before it has travelled with the same commit, so it may as well go under the later number.
         """
-        state = self.of(row.key)
+        via = about if row.replayed else None
+        state = self.of(row.key, via)
         if row.number <= state.launched or any(layer.number == row.number for layer in state.queue):
-            return self.add(row.key, row.runs, replayed=row.replayed)
+            return self.add(row.key, row.runs, via=via)
         at = sum(layer.number < row.number for layer in state.queue)
         before = state.queue[at - 1] if at else None
         state.serial += 1
@@ -147,9 +168,8 @@ class Outbox:
         return state
 
     def close_tails(self, key: Key) -> None:
-        """What is queued takes no more offsets: later ones get a number of their own."""
-        state = self.partitions.get(key)
-        if state is not None:
+        """What is queued and travels with the partition's commits takes no more offsets: later ones get a number of their own."""
+        for state in self.carried_by(key):
             state.tails.clear()
 
     @staticmethod
@@ -159,12 +179,10 @@ class Outbox:
         reason: str | None,
         runs: RunList | None = None,
         origin: tuple[str, int] | None = None,
-        *,
-        replayed: bool = False,
     ) -> Layer:
         state.serial += 1
         state.number += 1
-        layer = Layer(status, reason, state.serial, state.number, runs, origin, replayed=replayed)
+        layer = Layer(status, reason, state.serial, state.number, runs, origin, replayed=state.via is not None)
         state.queue.append(layer)
         return layer
 
@@ -186,19 +204,21 @@ class Outbox:
             self._believe(state, layer)
         return not layer.checked
 
-    def check(self, state: Outgoing, answer: int | None, now: float) -> int:
-        """What headers tell lies below the log's end, as it was asked for, or is said apart from the rest.
+    def check(self, key: Key, answer: int | None, now: float) -> int:
+        """What headers tell of the partition lies below its log's end, as it was asked for, or is said apart from the rest.
 
         Where nobody watches, and nobody did for a while, it is dropped: it would be held back for ever. Without an answer what is
         to go next is believed. The number of offsets dropped.
         """
-        state.log_end.answered(answer, now)
+        log_end = self.log_ends.setdefault(key, LogEnd())
+        log_end.answered(answer, now)
         if answer in (NOWHERE, UNWATCHED):
-            return self.give_up_doubted(state) if state.log_end.is_nowhere(now) else 0
-        for layer in state.doubted[: 1 if answer is None else None]:
-            self._believe(state, layer)
-            if answer is not None:
-                self._keep_apart(state, layer, answer)
+            return sum(map(self.give_up_doubted, self.about(key))) if log_end.is_nowhere(now) else 0
+        for state in self.about(key):
+            for layer in state.doubted[: 1 if answer is None else None]:
+                self._believe(state, layer)
+                if answer is not None:
+                    self._keep_apart(state, layer, answer)
         return 0
 
     def _keep_apart(self, state: Outgoing, layer: Layer, end: int) -> None:
@@ -207,7 +227,7 @@ class Outbox:
             return
         before = layer.size
         layer.runs = below
-        apart = self._append(state, layer.status, layer.reason, beyond, replayed=True)
+        apart = self._append(state, layer.status, layer.reason, beyond)
         apart.checked = True
         state.version += 1
         self._grew(state, layer.size + apart.size - before)
@@ -266,7 +286,7 @@ class Outbox:
         state.version += 1
         state.pace.sent(now, more=state.is_waiting())
         state.told = max(state.told, *layer.runs.bounds[-1:], 0)
-        payload = _encode(self.sink, self.source, state, layer, at)
+        payload = _encode(self.sink, state, layer, at)
         state.in_flight = InFlight(layer, payload, 0 if state.ahead is None else state.ahead[1])
         self.size += state.in_flight.size
         self.in_flight_bytes += state.in_flight.size
@@ -336,13 +356,13 @@ class Outbox:
         if state.in_flight is not None and state.in_flight.layer.runs:
             yield self._row(state, state.in_flight.layer)
         if state.lost:
-            yield Carried(state.key, "", 0, UNOBSERVED, None, state.lost)
+            yield Carried(state.key, "", 0, UNOBSERVED, None, state.lost, state.via is not None)
         for layer in state.queue:
             if layer.runs:
                 yield self._row(state, layer)
 
     def _row(self, state: Outgoing, layer: Layer) -> Carried:
-        source, number = layer.origin or (self.source, layer.number)
+        source, number = layer.origin or (state.source, layer.number)
         return Carried(state.key, source, number, layer.status, layer.reason, layer.runs, layer.replayed)
 
     # --------------------------------------------------------------------------------------------------- dropping
@@ -354,7 +374,7 @@ class Outbox:
         """
         target = self.max_bytes - self.max_bytes // 64
         while self.size > target:
-            state = max(self.partitions.values(), key=lambda one: one.queued_bytes)
+            state = max(self.all(), key=lambda one: one.queued_bytes)
             if not state.queue:
                 break
             enough = state.queued_bytes // 2
@@ -369,7 +389,7 @@ class Outbox:
             self._coarsen(state, 1)
 
     def _largest_lost(self) -> Iterator[Outgoing]:
-        return iter(sorted(self.partitions.values(), key=lambda one: -len(one.lost)))
+        return iter(sorted(self.all(), key=lambda one: -len(one.lost)))
 
     def _lose(self, state: Outgoing, layer: Layer, *, count: bool = True) -> None:
         if layer.replayed and layer.runs.bounds[-1] > state.log_end.end:
@@ -388,7 +408,7 @@ class Outbox:
 
     def _lose_doubted(self, state: Outgoing, layer: Layer) -> None:
         """Told apart, once it is checked: a wrong header would have the rest of what is lost rejected."""
-        runs, label = layer.runs, (UNOBSERVED, None, True)
+        runs, label = layer.runs, (UNOBSERVED, None)
         if layer.status == UNOBSERVED:  # dropped again, so it has to shrink
             if len(runs) == 1:
                 return
@@ -398,7 +418,7 @@ class Outbox:
         told = state.tails.get(label)
         before = 0 if told is None else told.size
         if told is None:
-            told = state.tails[label] = self._append(state, UNOBSERVED, None, replayed=True)
+            told = state.tails[label] = self._append(state, UNOBSERVED, None)
         for run in runs:
             told.runs.add(*run)
         if len(told.runs) > LOST_RUNS:
@@ -414,7 +434,7 @@ class Outbox:
     def unacknowledged(self) -> int:
         """Number of offsets that nobody has confirmed yet."""
         left = 0
-        for state in self.partitions.values():
+        for state in self.all():
             left += sum(layer.runs.count() for layer in state.queue) + state.lost.count()
             if state.in_flight is not None:
                 left += state.in_flight.layer.runs.count()
@@ -423,11 +443,11 @@ class Outbox:
 
 def _joins(layer: Layer, runs: RunList, limit: int) -> bool:
     """Whether one observation of ours can say both."""
-    ours = layer.origin is None and layer.label == (RECEIVED, None, False)
+    ours = layer.origin is None and layer.label == (RECEIVED, None)
     return ours and len(layer.runs) + len(runs) <= limit and not any(layer.runs.overlaps(*run) for run in runs)
 
 
-def _encode(sink: str, source: str, state: Outgoing, layer: Layer, at: str) -> bytes:
+def _encode(sink: str, state: Outgoing, layer: Layer, at: str) -> bytes:
     """The observation's JSON: the only place where ranges become closed."""
     topic, partition = state.key
     said: dict[str, object] = {
@@ -440,7 +460,7 @@ def _encode(sink: str, source: str, state: Outgoing, layer: Layer, at: str) -> b
     }
     if layer.reason is not None:
         said["reason"] = layer.reason
-    who, number = layer.origin or (source, layer.number)
+    who, number = layer.origin or (state.source, layer.number)
     said |= {"source": who, "sequence": number, "at": at}
     if state.ahead is not None:
         told = max(state.ahead[0], state.told)

@@ -21,8 +21,8 @@ UNOBSERVED = "unobserved"
 LAYER_BYTES = 256
 """Memory of a layer beside its runs: object, array, deque slot, dictionary entry (measured: 230)."""
 
-Label = tuple[str, str | None, bool]
-"""Status, reason, and whether it is told by headers of replayed records."""
+Label = tuple[str, str | None]
+"""Status and reason."""
 
 
 class Layer:
@@ -57,7 +57,7 @@ class Layer:
     @property
     def label(self) -> Label:
         """Offsets with the same one may share an observation."""
-        return self.status, self.reason, self.replayed
+        return self.status, self.reason
 
     @property
     def size(self) -> int:
@@ -82,7 +82,13 @@ class InFlight:
 
 
 class Outgoing:
-    """Everything to be reported about one partition."""
+    """Everything to be reported about one partition by one source.
+
+    ``via``: the partition whose replayed records tell it with their headers; None for what was delivered in the partition
+    itself. What headers tell has a source of its own for each such partition, because it travels with that one's commits:
+    whoever inherits these must neither find a number that others tell of by then with more offsets, nor tell one of them
+    before lower ones that travel elsewhere.
+    """
 
     __slots__ = (
         "ahead",
@@ -105,15 +111,19 @@ class Outgoing:
         "serial",
         "since",
         "slow",
+        "source",
         "tails",
         "told",
         "unknown",
         "urgent",
         "version",
+        "via",
     )
 
-    def __init__(self, key: Key, run_limit: int) -> None:
+    def __init__(self, key: Key, via: Key | None, source: str, log_end: LogEnd, run_limit: int) -> None:
         self.key = key
+        self.via = via
+        self.source = source
         self.queue: deque[Layer] = deque()
         self.tails: dict[Label, Layer] = {}
         """The queued layers that still take offsets."""
@@ -137,7 +147,7 @@ class Outgoing:
         """When there was something to send, by the reporter's clock."""
         self.held_until = float("-inf")
         """Nothing is sent before that."""
-        self.log_end = LogEnd()
+        self.log_end = log_end
         self.retry_at = 0.0
         """When an observation that failed is tried again."""
         self.run_limit = run_limit
@@ -153,6 +163,16 @@ class Outgoing:
         """How far the last acknowledged observation lets it go."""
         self.version = 0
         """Changes when what is not acknowledged changes in any other way than by one more offset at its end."""
+
+    @property
+    def name(self) -> tuple[Key, Key | None]:
+        """The partition, and which one tells of it."""
+        return self.key, self.via
+
+    @property
+    def carrier(self) -> Key:
+        """The partition with whose commits it travels."""
+        return self.key if self.via is None else self.via
 
     def is_waiting(self) -> bool:
         """Whether there is something that is not in flight."""

@@ -86,8 +86,8 @@ class Transaction:
             rows = pending.parked.setdefault(one.key, [])
             if one.received:
                 rows.append(follower.reporter.park(one.key, one.received))
-            rows += [follower.reporter.park(source, runs, replayed=True) for source, runs in one.sources()]
-        found = {key: follower.reporter.carry(key, commits[key], (), rows) for key, rows in pending.parked.items() if key in commits}
+            rows += [follower.reporter.park(source, runs, via=one.key) for source, runs in one.sources()]
+        found = {key: follower.reporter.carry(key, commits[key], rows) for key, rows in pending.parked.items() if key in commits}
         return {key: text for key, text in found.items() if text is not None}
 
     def _end(self, how: Callable[[_Pending], None]) -> None:
@@ -103,9 +103,9 @@ def _report(pending: _Pending) -> None:
     for one in pending.asked:
         if one.uncertain:
             pending.follower.reporter.add_lost(one.key, one.uncertain)
-    for rows in pending.parked.values():
+    for key, rows in pending.parked.items():
         for row in rows:
-            pending.follower.reporter.unpark(row)
+            pending.follower.reporter.unpark(row, key)
 
 
 def _restore(pending: _Pending) -> None:

@@ -46,6 +46,8 @@ _IDLE_S = 1.0
 """The longest rest while nothing is in flight: the client's own events (token refresh, errors) are served then."""
 _CROWDED_S = 0.01
 """The shortest wait while the payloads in flight leave no room for more."""
+Name = tuple[Key, Key | None]
+"""Of what is told of a partition, and by which one's headers."""
 Awaited = list[tuple[Outgoing, int]]
 """Partitions and the serial up to which an acknowledgement is awaited."""
 
@@ -84,9 +86,9 @@ class Reporter:
         """The state of a sidecar that has reported nothing: in a new process everything is new, the lock too."""
         self._changed = threading.Condition()
         self._outbox = Outbox(self.sink, f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}", self._max_bytes)
-        self._waiting: dict[Key, Outgoing] = {}
+        self._waiting: dict[Name, Outgoing] = {}
         """Partitions with something queued."""
-        self._failed_partitions: dict[Key, Outgoing] = {}
+        self._failed_partitions: dict[Name, Outgoing] = {}
         """Partitions whose observation in flight waits for another attempt."""
         self._texts: dict[Key, tuple[int, str]] = {}
         """Version and text of what travels with commits of what simply follows."""
@@ -125,34 +127,36 @@ class Reporter:
         self._complaints.say(kind, f"gapstream sidecar: {kind} failed; the application goes on, its reports may lack offsets", error=error)
 
     def add(
-        self, key: Key, runs: Iterable[tuple[int, int]], status: str = RECEIVED, reason: str | None = None, *, replayed: bool = False
+        self, key: Key, runs: Iterable[tuple[int, int]], status: str = RECEIVED, reason: str | None = None, *, via: Key | None = None
     ) -> None:
-        """Report half-open runs of offsets: soon, in the partition's turn. ``replayed``: headers of replayed records tell them."""
+        """Report half-open runs of offsets: soon, in the partition's turn. ``via``: headers of that one's records tell them."""
         with self._changed:
             if self._refused(runs):
                 return
             self._notice_suspension()
-            self._queued(self._outbox.add(key, runs, status, reason, replayed=replayed))
+            self._queued(self._outbox.add(key, runs, status, reason, via=via))
 
     def add_lost(self, key: Key, runs: Iterable[tuple[int, int]]) -> None:
         """Report that it is not known what happened in these half-open runs."""
         self.add(key, runs, UNOBSERVED)
 
-    def inherit(self, rows: Iterable[Carried]) -> None:
-        """Report what another owner said and may not have sent; of our own rows everything is here already."""
+    def inherit(self, rows: Iterable[Carried], about: Key) -> None:
+        """Report what another owner said and may not have sent; of our own rows everything is here already.
+
+        ``about``: the partition whose commit they travelled with.
+        """
         with self._changed:
             for row in rows:
-                if row.source != self._outbox.source and not self._refused(row.runs):
-                    self._queued(self._outbox.add_carried(row))
+                if not (row.source.startswith(self._outbox.source) or self._refused(row.runs)):
+                    self._queued(self._outbox.add_carried(row, about))
 
     def settle(self, keys: Iterable[Key] | None, timeout: float, forced: Collection[Key] | None = ()) -> bool:
-        """Send what is queued for these partitions (None: for all), as far as it is their turn, and wait for the acknowledgements.
+        """Send what travels with the commits of these partitions (None: of all), as far as it is its turn, and wait for it.
 
         ``forced``: partitions whose turn it always is (None: all). For the others nobody waits while commits follow each other
         closely: what is not acknowledged travels with them, and a wait for each partition once a second would add up.
         Returns whether everything is acknowledged. A partition whose last acknowledgement did not come in time is not
-        waited for until one comes: a topic that does not exist yet must not
-        slow down every commit.
+        waited for until one comes: a topic that does not exist yet must not slow down every commit.
         """
         with self._changed:
             states, awaited = self._hurry(keys, forced)
@@ -171,16 +175,18 @@ class Reporter:
             for state, _ in awaited:  # only those that were not acknowledged are left in it
                 state.slow = True
 
-    def carry(self, key: Key, offset: int, related: Collection[Key] = (), parked: Collection[Carried] = ()) -> str | None:
-        """What has to travel with a commit of ``offset``: of this partition, the ``related`` ones, and ``parked``; None: nothing."""
+    def carry(self, key: Key, offset: int, parked: Collection[Carried] = ()) -> str | None:
+        """What has to travel with a commit of ``offset``: of this partition, what its records' headers tell, and ``parked``.
+
+        None: nothing.
+        """
         with self._changed:
             outbox = self._outbox
-            found = [outbox.partitions.get(one) for one in (key, *related)]
-            states = [one for one in found if one is not None and not one.idle and not one.unknown]
+            states = [one for one in outbox.carried_by(key) if not one.idle and not one.unknown]
             if not states and not parked:
                 self._texts.pop(key, None)
                 return None
-            plain = len(states) == 1 and states[0].key == key and not parked and states[0].ends_at(offset)
+            plain = len(states) == 1 and states[0].via is None and not parked and states[0].ends_at(offset)
             if plain:
                 version, text = self._texts.get(key, (-1, ""))
                 if version == states[0].version:
@@ -190,16 +196,16 @@ class Reporter:
                 self._texts[key] = (states[0].version, text)
             return text
 
-    def park(self, key: Key, runs: RunList, *, replayed: bool = False) -> Carried:
+    def park(self, key: Key, runs: RunList, *, via: Key | None = None) -> Carried:
         """What a transaction would make received, under a number of its own; ``unpark`` it when the transaction is committed."""
         with self._changed:
-            return self._outbox.park(key, runs, replayed=replayed)
+            return self._outbox.park(key, runs, via=via)
 
-    def unpark(self, row: Carried) -> None:
+    def unpark(self, row: Carried, about: Key) -> None:
         """Report it."""
         with self._changed:
             if not self._refused(row.runs):
-                self._queued(self._outbox.unpark(row))
+                self._queued(self._outbox.unpark(row, about))
 
     def announce(self, key: Key, ahead: tuple[int, int]) -> None:
         """Say with the partition's next observation how far it may be handed out; see ``leases``."""
@@ -225,12 +231,6 @@ class Reporter:
             self._outbox.of(key).held_until = float("-inf")
             self._changed.notify_all()
 
-    def is_idle(self, key: Key) -> bool:
-        """Whether everything about the partition is acknowledged, or nobody watches it."""
-        with self._changed:
-            state = self._outbox.partitions.get(key)
-            return state is None or state.idle or state.unknown
-
     def close_tails(self, keys: Iterable[Key]) -> None:
         """The commits of these failed, so others may own the partitions: what comes now is another observation."""
         with self._changed:
@@ -253,7 +253,7 @@ class Reporter:
             for state in list(self._failed_partitions.values()):
                 state.retry_at = self._clock()
             self._hurry(None, None)
-            states = [(state, state.serial) for state in self._outbox.partitions.values() if not state.idle]
+            states = [(state, state.serial) for state in self._outbox.all() if not state.idle]
             return self._await(states, timeout)
 
     def close(self, timeout: float) -> None:
@@ -268,7 +268,9 @@ class Reporter:
         at_once = min(AT_ONCE_S, timeout / 4)
         flushed = self.flush(at_once)
         if not flushed and timeout > 0:
-            self._find_ends([key for key, state in list(self._outbox.partitions.items()) if not state.idle], self._give_up_unwatched)
+            with self._changed:
+                left = list(dict.fromkeys(state.key for state in self._outbox.all() if not state.idle))
+            self._find_ends(left, self._give_up_unwatched)
             flushed = self.flush(timeout / 2 - at_once) or self._flush_held(timeout / 2)
         with self._changed:
             self._closed = True
@@ -293,26 +295,27 @@ class Reporter:
         """Nobody is told what is left of unwatched topics, nor what headers tell of partitions that are not there."""
         with self._changed:
             for key, end in ends.items() if not self._closed else ():
-                state, given_up = self._outbox.of(key), 0
+                states, given_up = self._outbox.about(key), 0
                 if end == UNWATCHED:
-                    given_up = self._outbox.give_up(state)
+                    given_up = sum(map(self._outbox.give_up, states))
                 elif end == NOWHERE:
-                    given_up = self._outbox.give_up_doubted(state)
+                    given_up = sum(map(self._outbox.give_up_doubted, states))
                 if given_up:
                     self._complaints.say(
                         "unwatched",
                         f"gapstream sidecar closed with {given_up} offsets of {key} unreported, which nobody watches: "
                         f"{self._topic_prefix}{key[0]} has no partition {key[1]}, or is not there",
                     )
-                if state.idle:
-                    self._failed_partitions.pop(key, None)
+                for state in states:
+                    if state.idle:
+                        self._failed_partitions.pop(state.name, None)
             self._changed.notify_all()
 
     def _flush_held(self, timeout: float) -> bool:
         """What is held for the sake of order goes now, or never."""
-        for key, state in list(self._outbox.partitions.items()):
-            self.release(key)
-            with self._changed:
+        with self._changed:
+            for state in self._outbox.all():
+                state.held_until = float("-inf")
                 self._outbox.believe(state)
         return self.flush(timeout)
 
@@ -328,13 +331,13 @@ class Reporter:
         """A process that was stopped may have lost its partitions, and another may have reported what its commits carried."""
         if self._clock() - self._turned_at > SUSPENDED_S:
             self._turned_at = self._clock()
-            for key in self._waiting:
-                self._outbox.close_tails(key)
+            for state in self._waiting.values():
+                state.tails.clear()
 
     def _queued(self, state: Outgoing) -> None:
-        if state.is_waiting() and state.key not in self._waiting:
+        if state.is_waiting() and state.name not in self._waiting:
             state.since = self._clock()
-            self._waiting[state.key] = state
+            self._waiting[state.name] = state
             self._changed.notify_all()
         self._ensure_running()
 
@@ -356,8 +359,7 @@ class Reporter:
 
     def _hurry(self, keys: Iterable[Key] | None, forced: Collection[Key] | None) -> tuple[list[Outgoing], Awaited]:
         """Send what is queued without linger where it is the partition's turn: what is not settled, and what to wait for."""
-        partitions = self._outbox.partitions
-        found = list(partitions.values()) if keys is None else [partitions[key] for key in keys if key in partitions]
+        found = self._outbox.all() if keys is None else [state for key in keys for state in self._outbox.carried_by(key)]
         states = [state for state in found if not state.idle]
         awaited: Awaited = []
         if not states or self._closed:
@@ -366,7 +368,7 @@ class Reporter:
         now = self._clock()
         sent = self._sent
         for state in states:
-            must = forced is None or state.key in forced
+            must = forced is None or state.carrier in forced
             if not (must or state.pace.allowed_at() <= now):
                 continue
             waits = must or state.pace.rested(now)
@@ -403,7 +405,7 @@ class Reporter:
         self._outbox.launch(state, datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"), now)
         state.since = now
         if not state.is_waiting():
-            self._waiting.pop(state.key, None)
+            self._waiting.pop(state.name, None)
         self._sent += 1
         self._hand_over(state)
 
@@ -413,8 +415,8 @@ class Reporter:
         if log_end.awaited_until > now:
             return True
         if log_end.asked_until > float("-inf"):  # no answer, not even that there is none
-            self._outbox.check(state, None, now)
-            return False
+            self._outbox.check(state.key, None, now)
+            return self._outbox.doubts(state, now)
         log_end.asked_until = now + ENDS_S
         self._to_ask.append(state.key)
         self.call_soon(self._ask_ends, 0.0)
@@ -439,7 +441,7 @@ class Reporter:
             self._asking_until = float("-inf")
             now = self._clock()
             for key, end in ends.items():
-                if self._outbox.check(self._outbox.of(key), end, now):
+                if self._outbox.check(key, end, now):
                     self._complaints.say(
                         "nowhere", f"gapstream sidecar: records say they are replays from {key}, which nobody watches: that is not reported"
                     )
@@ -453,7 +455,7 @@ class Reporter:
             return
         if producer is None:
             state.retry_at = self._renew_at
-            self._failed_partitions[state.key] = state
+            self._failed_partitions[state.name] = state
             return
         topic, number = state.key
         told = partial(self._on_delivery, state, self._generation)
@@ -465,7 +467,7 @@ class Reporter:
             self._refusal(state, error.args[0])
         else:
             self._handed_over += 1
-            self._failed_partitions.pop(state.key, None)
+            self._failed_partitions.pop(state.name, None)
 
     def _refusal(self, state: Outgoing, error: KafkaError) -> None:
         """The observation did not get into the topic (or it is not known): sent again, with the same number."""
@@ -475,8 +477,8 @@ class Reporter:
             self._renew()
         elif error.code() == KafkaError.MSG_SIZE_TOO_LARGE and self._outbox.too_large(state):
             self._failures += 1
-            self._waiting[state.key] = state
-            self._failed_partitions.pop(state.key, None)
+            self._waiting[state.name] = state
+            self._failed_partitions.pop(state.name, None)
             self._send(state)
         else:
             state.unknown = error.code() in NOT_WATCHED
@@ -487,7 +489,7 @@ class Reporter:
         where = f"{self._topic_prefix}{state.key[0]}, partition {state.key[1]}"
         self._complaints.say("produce", f"gapstream sidecar: an observation can't be written to {where}, held back: {error}")
         state.retry_at = self._clock() + RETRY_S
-        self._failed_partitions[state.key] = state
+        self._failed_partitions[state.name] = state
 
     def _renew(self) -> None:
         """Retire the producer: what it held goes to the next one. A repeat is harmless, numbers are unchanged."""
@@ -497,10 +499,10 @@ class Reporter:
         self._generation += 1
         self._handed_over = 0
         self._renew_at = self._clock() + RENEW_S
-        for state in self._outbox.partitions.values():
+        for state in self._outbox.all():
             if state.in_flight is not None:
                 state.retry_at = self._renew_at
-                self._failed_partitions[state.key] = state
+                self._failed_partitions[state.name] = state
 
     # -------------------------------------------------------------------------------------------------- the thread
 
@@ -567,8 +569,8 @@ class Reporter:
             self._hand_over(state)
         for state in [one for one in self._waiting.values() if one.is_waiting() and (self._is_urgent(one, now) or self._due(one) <= now)]:
             self._send(state)
-        for key in [one.key for one in self._waiting.values() if not one.is_waiting()]:  # what it waited with was dropped
-            del self._waiting[key]
+        for name in [one.name for one in self._waiting.values() if not one.is_waiting()]:  # what it waited with was dropped
+            del self._waiting[name]
 
     def _is_urgent(self, state: Outgoing, now: float) -> bool:
         return state.next_serial <= state.urgent and state.kept_until <= now
