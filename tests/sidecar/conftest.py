@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,17 +83,25 @@ class Ends:
         found({key: self.bench.log_ends.get(key, FAR) for key in keys})
 
 
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+@contextmanager
+def opened_bench() -> Iterator[Bench]:
+    """What the fixture gives, for each example that is tried."""
     one = Bench()
-    monkeypatch.setattr("gapstream_sidecar.sidecar.Producer", one.make_producer)
-    monkeypatch.setattr("gapstream_sidecar.sidecar.TailReader", one.make_tail)
-    monkeypatch.setattr("gapstream_sidecar.sidecar.EndsReader", lambda *_: Ends(one))
-    yield one
-    for producer in one.producers:
-        producer.release()
-    for sidecar in one.sidecars:
-        sidecar.close(timeout=1.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gapstream_sidecar.sidecar.Producer", one.make_producer)
+        patch.setattr("gapstream_sidecar.sidecar.TailReader", one.make_tail)
+        patch.setattr("gapstream_sidecar.sidecar.EndsReader", lambda *_: Ends(one))
+        yield one
+        for producer in one.producers:
+            producer.release()
+        for sidecar in one.sidecars:
+            sidecar.close(timeout=1.0)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    with opened_bench() as one:
+        yield one
 
 
 @pytest.fixture

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import dataclass
 from itertools import permutations
 
 import pytest
 from confluent_kafka import TopicPartition
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from gapstream_sidecar import Sidecar
 from gapstream_sidecar.deliveries import Key
 from gapstream_sidecar.doubts import NOWHERE, UNWATCHED
-from tests.sidecar.conftest import Bench
-from tests.sidecar.fakes import FakeGroup, FakeMessage, carried, drain
+from tests.sidecar.conftest import Bench, opened_bench
+from tests.sidecar.fakes import FakeGroup, FakeMessage, FakeProducer, carried, drain
 
 SOURCE = [("source.topic", b"orders"), ("source.partition", b"3"), ("source.offset", b"15012")]
 
@@ -181,12 +184,8 @@ def test_whatever_order_a_killed_owners_commits_are_found_in_all_of_it_is_told(b
         told.update((replayed, 100 + at))
     for some in (keys[:1], keys[1:]):  # by two others, one after the other
         take_over(bench, group, bench.sidecar(), *some)
-    received, last = Counter[int](), dict[str, int]()
-    for one in [one for producer in bench.producers[1:] for one in producer.said() if one["topic"] == "orders"]:
-        if one["sequence"] > last.get(one["source"], 0):
-            last[one["source"]] = one["sequence"]
-            received.update(offset for low, high in one["runs"] for offset in range(low, high + 1))
-    assert received == told
+    found = received(bench.producers[1:])
+    assert Counter({offset: times for (key, offset), times in found.items() if key == ("orders", 3)}) == told
 
 
 @pytest.mark.usefixtures("patient", "spent")
@@ -200,3 +199,76 @@ def test_the_source_of_a_replay_travels_with_the_commit_of_where_it_was_delivere
         [sidecar.source, 1, "received", None, [5, 1]],
         [f"{sidecar.source}.1", 1, "received", None, [15012, 1], "orders", 3],
     ]
+
+
+@dataclass
+class Step:
+    """A record is handed out and committed, while acknowledgements come or do not."""
+
+    where: Key
+    replayed: int | None
+    acknowledged: bool
+
+
+KEYS: list[Key] = [("orders", 3), ("retry", 0), ("retry", 1)]
+scripts = st.lists(st.builds(Step, st.sampled_from(KEYS), st.none() | st.integers(0, 5), st.booleans()), max_size=15)
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("turn", ["spent", "always"])
+@given(scripts, scripts, st.permutations(KEYS), st.integers(1, 3))
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_kills_lose_and_double_nothing(
+    turn: str, request: pytest.FixtureRequest, before: list[Step], between: list[Step], keys: list[Key], cut: int
+) -> None:
+    """An owner is killed, two others share what it had, both are killed too, and a last one takes all: none of them sends any more."""
+    if turn == "spent":
+        request.getfixturevalue("spent")
+    with opened_bench() as bench:
+        group, wanted, at, owners = FakeGroup(), Counter[tuple[Key, int]](), Counter[Key](), list[Owner]()
+        for owned, script in (([keys], before), ([keys[:cut], keys[cut:]], between), ([keys], [])):
+            owners = [Owner(bench, group, some) for some in owned if some]
+            for step in script:
+                owner = next(one for one in owners if step.where in one.keys)
+                offset = 100 + at[step.where]
+                at[step.where] += 1
+                wanted[step.where, offset] += 1
+                if step.replayed is not None:
+                    wanted[("orders", 3), step.replayed] += 1
+                owner.take(step, offset)
+        owners[0].producer.release()
+        assert owners[0].sidecar.flush()
+        assert owners[0].sidecar.flush()
+        assert received(bench.producers) == wanted
+
+
+class Owner:
+    """A process of the application."""
+
+    def __init__(self, bench: Bench, group: FakeGroup, keys: list[Key]) -> None:
+        self.keys = keys
+        self.sidecar = bench.sidecar(observe_before_commit=0)
+        self.producer = bench.producer
+        self.consumer, self.inside = bench.wrapped(self.sidecar, group=group)
+        self.consumer.subscribe(["orders", "retry"])
+        self.producer.hold()
+        self.inside.callbacks["on_assign"](self.inside, [TopicPartition(*key) for key in keys])
+
+    def take(self, step: Step, offset: int) -> None:
+        self.inside.queue.append(FakeMessage(*step.where, offset, headers=None if step.replayed is None else source(step.replayed)))
+        self.consumer.commit(message=self.consumer.consume(1)[0])
+        if step.acknowledged:
+            self.producer.release()
+            self.sidecar.flush(0.02)
+            self.producer.hold()
+
+
+def received(producers: list[FakeProducer]) -> Counter[tuple[Key, int]]:
+    """How often, as gapstream judges: an observation at or below the last sequence of its source is a repeat."""
+    found, last = Counter[tuple[Key, int]](), dict[tuple[Key, str], int]()
+    for one in [one for producer in producers for one in producer.said()]:
+        key = (one["topic"], one["partition"])
+        if one["sequence"] > last.get((key, one["source"]), 0):
+            last[key, one["source"]] = one["sequence"]
+            found.update((key, offset) for low, high in one["runs"] for offset in range(low, high + 1))
+    return found
