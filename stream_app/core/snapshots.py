@@ -49,6 +49,8 @@ class Snapshots:
     """Offsets that ever had two rows, three, ...; where the log is not read yet, judged when it is."""
     absent: OffsetSet = field(default_factory=OffsetSet)
     """Offsets without a record that ever had a row."""
+    kept_from_ms: int | None = None
+    """Rows of older records may have gone by a TTL that the table has or had; None: it never had one."""
     covered: OffsetSet = field(default_factory=OffsetSet)
     """What the pieces of the newest one have covered so far; of this owner, not kept."""
     ahead_ms: int = 0

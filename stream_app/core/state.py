@@ -92,6 +92,7 @@ class SnapshotsHead(msgspec.Struct, array_like=True):
     newer_ms: int
     sampled_ms: list[int]
     """By sample of the horizon: its time by the clock of the snapshots."""
+    kept_from_ms: int | None = None
 
 
 class SinkHead(msgspec.Struct, array_like=True):
@@ -484,7 +485,7 @@ def _snapshots_head(sink: SinkState) -> SnapshotsHead | None:
     if known.last_ms is None and not any(sample.at_ms for sample in sink.samples):
         return None
     times = [sample.at_ms for sample in sink.samples]
-    return SnapshotsHead(known.last_ms, known.maker, known.agreed_to, known.older_ms, known.newer_ms, times)
+    return SnapshotsHead(known.last_ms, known.maker, known.agreed_to, known.older_ms, known.newer_ms, times, known.kept_from_ms)
 
 
 def _sink_gaps(sink: SinkState) -> SinkGaps:
@@ -524,3 +525,4 @@ def _load_snapshots(sink: SinkState, head: SnapshotsHead) -> None:
     for sample, at_ms in zip(sink.samples, head.sampled_ms, strict=True):
         sample.at_ms = at_ms
     sink.snapshots = Snapshots(head.last_ms, head.maker, head.agreed_to, older_ms=head.older_ms, newer_ms=head.newer_ms)
+    sink.snapshots.kept_from_ms = head.kept_from_ms

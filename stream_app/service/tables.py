@@ -129,7 +129,9 @@ class Watch:
             settled,
             max(settled, sink.horizon or 0, sink.highest or 0),
             again,
+            judged_from=self.ages.start,
             since=self.ages.since,
+            lowest=sink.lowest if sink.floor is None else 0,
             received=sink.received,
             put_aside=sink.explained[Reason.QUARANTINED],
             heard=sink.heard,
@@ -145,14 +147,13 @@ class Watch:
         return self.current and self.epoch == self.ledger.epoch
 
     def lacking(self, held: Iterable[Held], standing: Standing) -> tuple[OffsetSet, OffsetSet]:
-        """Records that an answer should hold and does not; and which records of its ranges were received before."""
-        log, lacking, received = self.ledger.log, OffsetSet(), OffsetSet()
+        """Records that an answer should hold and does not: those that were received before, and those that never were."""
+        log, received, others = self.ledger.log, OffsetSet(), OffsetSet()
         for one in held:
             first, stop = stated(one, standing)
-            before = self.sink.received_within(first, stop, log)
-            received.update(before)
-            lacking.update((before | self.sink.unaccounted(max(first, standing.settled), stop, log)) - one.present - one.quarantined)
-        return lacking, received
+            received.update(self.sink.received_within(first, stop, log) - one.present)
+            others.update(self.sink.unaccounted(max(first, standing.settled), stop, log) - one.present - one.quarantined)
+        return received, others
 
     @property
     def doubtful(self) -> bool:
@@ -297,7 +298,13 @@ class TableWatcher:
         keeps_ms = facts.retention.keeps_ms if facts.retention.unreadable is None else UNREADABLE_TTL_KEEPS_MS
         if watch.ages.epoch != watch.ledger.epoch:
             watch.ages = Ages(watch.ledger.epoch)
-        await watch.ages.renew(keeps_ms, self.rules.sweep_s, self.clock_ms(), lambda time_ms: self._offset_at(watch, time_ms))
+        known, start = watch.sink.snapshots, watch.ledger.log.start
+
+        def offset_at(time_ms: int) -> Awaitable[int]:
+            return self._offset_at(watch, time_ms)
+
+        await watch.ages.renew(keeps_ms, known.kept_from_ms, self.rules.sweep_s, self.clock_ms(), start, offset_at)
+        known.kept_from_ms = watch.ages.kept_from_ms
 
     async def _offset_at(self, watch: Watch, time_ms: int) -> int:
         """First offset whose record is not older; the log's end where there is none."""
@@ -351,6 +358,11 @@ class TableWatcher:
         ends = await self._ends(watches, held)
         self.telemetry.counters.table_checked(self.rules.sink, loop.time() - begun, check.rows_read)
         others = {one.partition: one for one in beyond(held, ends)}
+        if self._inspected_at < begun and any(self._lacks(watch, held, ends) for watch in watches if watch.partition not in others):
+            self._facts = None  # the TTL may be another one since the table was inspected last
+            facts = await self._inspect(watches)
+            for watch in watches:
+                await self._note_ttl(watch, facts)
         for watch in watches:
             other = others.get(watch.partition)
             if other is None:
@@ -394,16 +406,23 @@ class TableWatcher:
         if not watch.answered_of_this_log or watch.ages.epoch != watch.epoch:
             return
         standing = watch.standing(self.source, ends[watch.partition])
-        if watch.ages.matter:
-            lacking, received = watch.lacking(held, standing)
-            sorted_to = await watch.ages.sort(lacking, received, lambda runs, time_ms: self._look(watch, runs, time_ms))
-            standing = replace(standing, aged=watch.ages.aged & lacking, end=min(standing.end, sorted_to))
+        received, others = watch.lacking(held, standing)
+        if received or others:
+            log = watch.ledger.log
+            sorted_to = await watch.ages.sort(
+                received, others, lambda runs, time_ms: self._look(watch, runs, time_ms), lambda runs: log.minutes.parts(runs, log.read)
+            )
+            standing = replace(standing, aged=watch.ages.aged & (received | others), end=min(standing.end, sorted_to))
         if not watch.answered_of_this_log:
             return
         said: list[Observation] = [one for _, one in observations(held, {watch.partition: standing}, self.rules.sink)]
         if any(is_news(watch.sink, one, watch.ledger.log) for one in said):
             watch.owner.say(said)
             watch.said, watch.said_at = said[-1].sequence or 0, asyncio.get_running_loop().time()
+
+    def _lacks(self, watch: Watch, held: Iterable[Held], ends: Mapping[int, int]) -> bool:
+        mine = [one for one in held if one.span.partition == watch.partition]
+        return watch.answered_of_this_log and any(watch.lacking(mine, watch.standing(self.source, ends[watch.partition])))
 
     async def _look(self, watch: Watch, runs: Runs, older_than_ms: int) -> Look:
         return await self.port.look(self.rules.topic, watch.partition, watch.ledger.log.topic_id, runs, older_than_ms)

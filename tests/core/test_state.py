@@ -108,6 +108,7 @@ def rich() -> Rig:
     doubled = tuple(((30 + level, 33 + level),) for level in range(8))
     for at, first in ((60, 30), (70, 33), (80, 36)):
         rig.observe((first, 42), source="table:me", sequence=at, snapshot=Snapshot(30, 44, 20, at, doubled))
+    rig.sink().snapshots.kept_from_ms = BASE
     rig.observe((99, 100), sink="stranger")
     ledger.dropped["gone"] = 17
     ledger.partitions, ledger.unnamed_to, ledger.reborn, ledger.mirrored = 3, 2, True, {"s/topic:t/0": (7, 9, bytes(16))}

@@ -646,6 +646,44 @@ async def test_t61_what_the_ttl_took_among_young_records_is_not_missing_and_has_
     assert (len(world.told()), world.row().explained, world.row().missing) == (3, {"unobserved": 10}, 6)
 
 
+async def test_a_table_with_a_ttl_begins_at_its_first_row(world: World) -> None:
+    world.bench.floors = {SINK: "first"}
+    world.table.facts = Facts("MergeTree", Retention(10 * 86_400_000), final=False)
+    world.times.offset = 55
+    world.table.put([50], range(58, 100))
+    await world.begin()
+    await world.checks(3)
+    assert sorted(await world.until_told(2)) == [("gap.explained", [[51, 54]]), ("gap.opened", [[55, 57]])]
+    assert (await world.until_row(lambda row: row.missing == 3)).explained == {"unobserved": 4}
+    ledger = world.bench.owners[-1].ledger
+    assert ledger is not None
+    assert ledger.sinks[SINK].floor == 50
+
+
+async def test_a_ttl_that_changes_is_noticed_before_anything_is_told_and_not_forgotten(world: World) -> None:
+    world.rules = Rules("orders", SINK, every_s=0.001, sweep_s=0.0, verify_ms=7 * 86_400_000)
+    world.watcher = world.make("table:me")
+    old: list[tuple[int, int]] = []
+    world.bench.port.looking = lambda runs: Look(runs[-1][1], 0, older=tuple((OffsetSet(runs) & OffsetSet(old)).runs()))
+    world.table.put(range(100))
+    await world.begin()
+    await world.checks(3)
+    world.table.facts = Facts("MergeTree", Retention(10 * 86_400_000), final=False)
+    old.append((20, 30))
+    world.table.delete(range(20, 30))
+    await world.checks(4)
+    assert world.told() == [], "the TTL is new, and took them"
+    for _ in range(2):
+        world.table.facts = Facts("MergeTree", Retention(), final=False)
+        await world.checks(3)
+        await world.watcher.stop()
+        world.watcher = world.make("table:other")
+        world.watcher.start()
+    world.table.delete([40])
+    await world.checks(4)
+    assert await world.until_told(1) == [("gap.opened", [[40, 40]])], "there is no TTL any more, but there was"
+
+
 async def test_a_ttl_of_which_nothing_can_be_said_is_taken_to_leave_a_day(world: World) -> None:
     world.rules = Rules("orders", SINK, every_s=0.001, sweep_s=0.0, verify_ms=7 * 86_400_000)
     world.watcher = world.make("table:me")

@@ -33,10 +33,13 @@ class Standing:
     """One past the highest offset that the sink was ever seen to have, or claimed; ``settled`` where there is none."""
     again: OffsetSet
     """What is asked for again below ``settled``: open gaps, and what lacked lately."""
+    judged_from: int = 0
     since: int = 0
-    """Rows of lower offsets may have gone by the table's TTL: that they are not there says nothing."""
+    """Rows of ``[judged_from, since)`` may have gone by the table's TTL: that they are not there says nothing."""
     aged: OffsetSet = field(default_factory=OffsetSet)
-    """The same of these, at and above ``since``; below ``settled`` only what was received."""
+    """The same of these others; below ``settled`` only what was received."""
+    lowest: int | None = 0
+    """Where the sink begins, as far as that is known: of what never was there below its first row, nothing is said."""
     received: OffsetSet = field(default_factory=OffsetSet)
     """Received at and above ``settled``."""
     put_aside: OffsetSet = field(default_factory=OffsetSet)
@@ -122,10 +125,17 @@ def _of_span(held: Held, standing: Standing, sink: str) -> Iterator[Observation]
         yield said.that(((start, end),), snapshot=Snapshot(start, end, end - start, standing.at_ms))  # back again; of others nothing
     first = max(first, judged)
     doubted = _doubted(standing, first, stop)
-    unsure = doubted.within(standing.settled, END) - held.present - standing.received
-    for some in _portions(tuple(unsure.runs())):
+    unsure = doubted.within(standing.settled, END) - held.present - held.quarantined - standing.received
+    low, high = _begins(held, standing), max(_last(held) + 1, standing.horizon)
+    for some in _portions(tuple(unsure.within(low, max(low, high)).runs())):
         yield said.that(some, Status.UNOBSERVED, reason=TOO_OLD)
     yield from _snapshots(held.present | (doubted - unsure), held, first, stop, said)
+
+
+def _begins(held: Held, standing: Standing) -> int:
+    """The lowest offset that the sink answers for; what is unsure must not lower it."""
+    first = (standing.lowest, held.present.first(), held.quarantined.first())
+    return min((one for one in first if one is not None), default=END)
 
 
 def stated(held: Held, standing: Standing) -> tuple[int, int]:
@@ -147,8 +157,9 @@ def _last(held: Held) -> int:
 def _doubted(standing: Standing, first: int, stop: int) -> OffsetSet:
     """What is so old that nobody knows, of what is not there, whether it ever was. What is judged already stays as it is."""
     doubted = standing.aged.within(first, max(first, stop))
-    if first < min(standing.since, stop):
-        doubted.add(first, min(standing.since, stop))
+    low, high = max(first, standing.judged_from), min(standing.since, stop)
+    if low < high:
+        doubted.add(low, high)
     return doubted
 
 

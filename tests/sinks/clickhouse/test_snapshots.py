@@ -149,6 +149,31 @@ def test_what_the_ttl_may_have_taken_before_it_was_judged_is_unobserved() -> Non
     assert rest.snapshot.doubled == (((15, 16),),)
 
 
+@pytest.mark.parametrize(
+    ("lowest", "unsure"), [(0, ((10, 60), (61, 64))), (None, ((61, 64),)), (58, ((58, 60), (61, 64))), (90, ((61, 64),))]
+)
+def test_what_is_unsure_does_not_let_a_sink_begin_lower(lowest: int | None, unsure: tuple[tuple[int, int], ...]) -> None:
+    one = standing(settled=10, horizon=10, since=64, lowest=lowest)
+    (_, lost), (_, rest) = told(held(Span(0, 10, 9 * CHUNK), [(60, 61), (64, 90)]), one)
+    assert (lost.status, lost.runs) == (Status.UNOBSERVED, unsure)
+    assert rest.snapshot is not None
+    assert (rest.runs, rest.snapshot.first, rest.snapshot.stop) == (((60, 61), (64, 90)), 10, 90)
+    (_, aside), (_, lost), _ = told(held(Span(0, 10, 9 * CHUNK), [(62, 90)], aside=[(60, 61)]), standing(settled=10, since=64, lowest=None))
+    assert (aside.status, lost.runs) == (Status.QUARANTINED, ((61, 62),))
+
+
+def test_an_empty_table_that_is_heard_of_first_has_nothing_unsure() -> None:
+    ((_, one),) = told(held(Span(0, 100, CHUNK), []), standing(settled=100, heard=False, since=300))
+    assert one.snapshot is not None
+    assert (one.status, one.snapshot.first, one.snapshot.stop) == (Status.RECEIVED, 100, 101)
+
+
+def test_below_the_logs_start_only_what_is_known_to_be_old_is_unsure() -> None:
+    one = standing(settled=10, horizon=10, judged_from=40, since=50, aged=OffsetSet([(20, 22)]))
+    (_, lost), _ = told(held(Span(0, 10, 9 * CHUNK), [(60, 90)]), one)
+    assert lost.runs == ((20, 22), (40, 50))
+
+
 def test_old_records_among_young_ones_are_left_alone_too() -> None:
     """What was received stays so, above what is judged and below; of the rest nobody knows."""
     one = standing(settled=20, horizon=20, since=5, aged=OffsetSet([(8, 10), (30, 40)]), received=OffsetSet([(32, 34)]))
