@@ -225,6 +225,8 @@ def test_t61_what_a_ttl_removed_among_young_records_was_not_lost(world: World) -
     case.delete(deleted, deleted)
     case.until_gaps(deleted, cause="vanished")
     case.checks()
+    world.server.run("ALTER TABLE jumping REMOVE TTL")
+    case.checks()
     assert case.gaps() == {deleted, *(lost - old)}
     assert case.row()["explained"] == {"unobserved": unobserved}
 
