@@ -12,7 +12,11 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from confluent_kafka import Consumer
+from confluent_kafka import TopicPartition as ConfluentPartition
 
+from gapstream_sidecar import Sidecar
+from gapstream_sidecar.carried import decode
 from tests.sidecar.watched import PATIENCE_S, Watched, leave_behind, run
 from tests.support.kafka_kit import KafkaKit
 
@@ -180,6 +184,24 @@ async def test_committed_metadata_are_the_last_word_of_a_killed_process(watched:
     assert watched.receipts() == Counter(range(100))
 
 
+async def test_a_call_that_is_given_up_takes_no_record_along(watched: Watched, make: Make) -> None:
+    """While what is handed out can't be announced, each first record of a call has to wait; whoever gives up is handed it again."""
+    watched.kit.produce(watched.topic, n=20)
+    sidecar = Sidecar({"bootstrap.servers": "127.0.0.1:1", "log_level": 0}, sink="billing")
+    consumer = await make(sidecar, uuid.uuid4().hex, enable_auto_commit=True)
+    found: list[int] = []
+    given_up = 0
+    async with asyncio.timeout(PATIENCE_S):
+        while len(found) < 20:
+            try:
+                found.append((await asyncio.wait_for(consumer.getone(), 0.1)).offset)
+            except TimeoutError:
+                given_up += 1
+    await asyncio.to_thread(sidecar.close, 0)
+    assert found == list(range(20))
+    assert given_up
+
+
 async def test_who_assigns_by_hand_reports_what_a_killed_owner_could_not(watched: Watched) -> None:
     group = uuid.uuid4().hex
     watched.kit.produce(watched.topic, n=5)
@@ -191,3 +213,22 @@ async def test_who_assigns_by_hand_reports_what_a_killed_owner_could_not(watched
         assert not await consumer.getmany(timeout_ms=100)
         assert await flushed(sidecar)
         assert watched.receipts() == Counter(range(5))
+
+
+async def test_confluent_kafka_reads_what_this_client_carried(watched: Watched, make: Make) -> None:
+    """Whatever its length is: confluent-kafka takes metadata for a string that ends in a zero."""
+    group = uuid.uuid4().hex
+    watched.kit.produce(watched.topic, n=30)
+    sidecar = Sidecar({"bootstrap.servers": "127.0.0.1:1", "log_level": 0}, sink="billing", observe_before_commit=0.0)
+    consumer = await make(sidecar, group)
+    other = Consumer(watched.conf(group))
+    for offset in range(0, 30, 2):
+        consumer.seek(TopicPartition(watched.topic, 0), offset)
+        (record,) = await take(consumer, 1)
+        assert record.offset == offset
+        await consumer.commit({TopicPartition(watched.topic, 0): offset + 1})
+        (found,) = await asyncio.to_thread(other.committed, [ConfluentPartition(watched.topic, 0)], PATIENCE_S)
+        rows = decode(found.metadata, "billing", (watched.topic, 0), found.offset)
+        assert sorted(run for row in rows for run in row.runs) == [(one, one + 1) for one in range(0, offset + 1, 2)]
+    other.close()
+    await asyncio.to_thread(sidecar.close, 0)

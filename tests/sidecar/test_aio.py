@@ -21,7 +21,7 @@ SOURCE = (("source.topic", b"orders"), ("source.partition", b"1"), ("source.offs
 def carried(group: FakeGroup, partition: Part = P0) -> list[Any]:
     """Rows of the metadata of the last commit."""
     metadata = group.committed[partition][1]
-    return list(json.loads(metadata)["said"]) if metadata else []
+    return list(json.loads(metadata.rstrip("\0"))["said"]) if metadata else []
 
 
 # -------------------------------------------------------------------------------------------------- what is received

@@ -27,8 +27,10 @@ def test_the_text_stays_the_same_while_what_it_says_ends_with_the_committed_offs
     assert decode(text, "billing", KEY, 33) == [row((5, 9), (12, 33))]
 
 
-def test_a_text_that_confluent_kafka_committed_ends_with_a_zero_for_other_clients() -> None:
-    assert decode(encode("billing", [row((5, 9))], KEY, 20) + "\0", "billing", KEY, 20) == [row((5, 9))]
+@pytest.mark.parametrize("beyond", ["\0", "\0\0", "\x15\x02", '"}', "]]"])
+def test_what_confluent_kafka_adds_to_a_text_does_no_harm(beyond: str) -> None:
+    """It commits the C string's end, too, and reads beyond the end of what others committed."""
+    assert decode(encode("billing", [row((5, 9))], KEY, 20) + beyond, "billing", KEY, 20) == [row((5, 9))]
 
 
 def test_only_the_last_row_goes_on_with_the_commits() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -150,7 +151,9 @@ replayed_runs = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 30), st.int
 
 @given(replayed_runs)
 def test_every_replay_is_in_a_set_of_its_partition(found: list[tuple[int, int, int]]) -> None:
-    asked = Asked(KEY, RunList(), RunList(), [Replay(0, length, ("orders", number), first) for number, first, length in found])
+    begins = [10 * place for place in range(len(found))]  # each was handed out for itself
+    replays = [Replay(at, at + length, ("orders", number), first - at) for at, (number, first, length) in zip(begins, found, strict=True)]
+    asked = Asked(KEY, RunList(), RunList(), replays)
     wanted, told = Counter[tuple[int, int]](), Counter[tuple[int, int]]()
     for number, first, length in found:
         wanted.update((number, offset) for offset in range(first, first + length))
@@ -159,6 +162,25 @@ def test_every_replay_is_in_a_set_of_its_partition(found: list[tuple[int, int, i
     assert told == wanted
     most = {number: max((times for (where, _), times in wanted.items() if where == number), default=0) for number in (0, 1)}
     assert len(asked.sources()) == sum(most.values()), "no more sets than are needed"
+
+
+@pytest.mark.parametrize("how", ["sought back", "given up and returned", "aborted"])
+def test_a_replay_that_is_handed_out_twice_before_it_is_asked_for_counts_once(how: str) -> None:
+    deliveries, source = Deliveries(), ("orders", 9)
+    for _ in range(3):
+        deliver(deliveries, 4, 5)
+        for offset in (4, 5):
+            assert deliveries.replayed(*KEY, offset, source, 100 + offset)
+        if how == "given up and returned":
+            deliveries.unassigned([KEY])
+            deliveries.assigned([KEY])
+            deliveries.committed(KEY, 4)
+        elif how == "aborted":
+            deliveries.restore(deliveries.ask({KEY: 6}))
+        else:
+            deliveries.sought(KEY)
+    (asked,) = deliveries.ask({KEY: 6})
+    assert (list(asked.received), asked.sources()) == ([(4, 6)], [(source, RunList([(104, 106)]))])
 
 
 def test_replays_are_bounded() -> None:

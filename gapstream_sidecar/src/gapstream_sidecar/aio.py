@@ -45,23 +45,21 @@ class AioFollower(Follower):
         """As ``AIOKafkaConsumer.getone``; the record counts as delivered."""
         await self._come_back()
         record = await self.consumer.getone(*partitions)
-        await self._noted([record])
+        await self._noted([[record]])
         return record
 
     async def next_record(self) -> Any:
         """As ``async for`` has it."""
         await self._come_back()
         record = await self.consumer.__anext__()
-        await self._noted([record])
+        await self._noted([[record]])
         return record
 
     async def getmany(self, *partitions: Any, **options: Any) -> Any:
         """As ``AIOKafkaConsumer.getmany``; the records count as delivered."""
         await self._come_back()
         found = await self.consumer.getmany(*partitions, **options)
-        for records in found.values():
-            if records:
-                await self._noted(records)
+        await self._noted([records for records in found.values() if records])
         return found
 
     async def _come_back(self) -> None:
@@ -71,14 +69,26 @@ class AioFollower(Follower):
         except Exception as error:
             self.reporter.fault("following deliveries", error)
 
-    async def _noted(self, records: list[Any]) -> None:
-        """Records of one partition, in its order."""
-        if self.terms.explicit:
+    async def _noted(self, found: list[list[Any]]) -> None:
+        """Records are about to be handed out; each list is of one partition, in its order."""
+        if self.terms.explicit or not found:
             return
         try:
+            await self._look_ahead(found)
+        except asyncio.CancelledError:
+            self._give_back(found)
+            raise
+        try:
+            for records in found:
+                self._note(records)
+        except Exception as error:
+            self.reporter.fault("following deliveries", error)
+
+    async def _look_ahead(self, found: list[list[Any]]) -> None:
+        try:
             await self.look()
-            handed_out = self._note(records)
             if self._leasing:
+                handed_out = {_key(some[0]): (some[0].offset, some[-1].offset + 1) for some in found}
                 keys = self.outrun(handed_out)
                 if keys:
                     await self._settle(keys, keys)
@@ -86,7 +96,15 @@ class AioFollower(Follower):
         except Exception as error:
             self.reporter.fault("following deliveries", error)
 
-    def _note(self, records: list[Any]) -> dict[Key, tuple[int, int]]:
+    def _give_back(self, found: list[list[Any]]) -> None:
+        """The application gave its call up: the next one must be handed these, which the client takes for handed out."""
+        for records in found:
+            first = records[0]
+            for one in self.consumer.assignment():
+                if _key(one) == _key(first):
+                    self.consumer.seek(one, first.offset)
+
+    def _note(self, records: list[Any]) -> None:
         first, last = records[0], records[-1]
         topic, partition, stop = first.topic, first.partition, last.offset + 1
         with self.lock:
@@ -97,7 +115,6 @@ class AioFollower(Follower):
                     self.deliveries.add(topic, partition, begin, end)
             if any(map(_HEADERS, records)):
                 self.note_replays(_origins(records))
-        return {(topic, partition): (first.offset, stop)}
 
     # ------------------------------------------------------------------------------------------------ assignments
 
@@ -288,10 +305,13 @@ def _offsets(offsets: Mapping[Any, Any]) -> dict[Key, int]:
 
 
 def _carrying(offset: Any, text: str | None) -> Any:
-    """The same offset, with what has to travel with it."""
+    """The same offset, with what has to travel with it.
+
+    It ends in a zero as what confluent-kafka commits: that takes metadata for a C string, whoever wrote it.
+    """
     if text is None:
         return offset
-    return (offset if isinstance(offset, int) else offset[0], text)
+    return (offset if isinstance(offset, int) else offset[0], f"{text}\0")
 
 
 def _runs(records: Iterable[Any]) -> Iterable[tuple[int, int]]:

@@ -25,6 +25,7 @@ SPANS_MAX = 5
 """Partitions of which a span is told beyond that: 5 of them take 600 bytes with topics of 60 letters."""
 UNOBSERVED = "unobserved"
 _LEAST_BYTES = 4
+_DECODER = json.JSONDecoder()
 """Of a run: two digits and two commas."""
 _VERSION = 1
 _MARK = '{"gapstream":'
@@ -75,7 +76,7 @@ def decode(text: str | None, sink: str, key: Key, offset: int) -> list[Carried]:
     if not text or not text.startswith(_MARK):
         return []
     try:
-        told = json.loads(text.rstrip("\0"))  # confluent-kafka commits the C string's end too, which other clients hand over
+        told, _ = _DECODER.raw_decode(text)  # confluent-kafka commits the C string's end too, and reads beyond it where others did not
         if told["gapstream"] != _VERSION or told["sink"] != sink:
             return []
         return [_carried(row, key, offset) for row in told["said"]]

@@ -95,8 +95,9 @@ class ConsumerFollower(Follower):
         try:
             self.come_back()
             if not self._automatic:  # after an assignment, which may have been made by hand and come with no callback
+                self._attends = time.monotonic() < self._attends_until
                 self.read_committed(self.owned)
-                self._attends = bool(self._strangers) and time.monotonic() < self._attends_until
+                self._attends = self._attends and bool(self._strangers)
         except Exception as error:
             self.reporter.fault("following deliveries", error)
 
@@ -299,7 +300,7 @@ class ConsumerFollower(Follower):
             return
         try:
             found = self.consumer.committed([TopicPartition(*key) for key in strangers], INHERIT_S)
-        except KafkaException as error:
+        except (KafkaException, ValueError) as error:  # metadata of others may be no text
             self._inherit_at = time.monotonic() + INHERIT_AGAIN_S
             self.complaints.say("inherit", f"gapstream sidecar: can't read what the last owner's commits carried: {error}")
             return

@@ -41,9 +41,15 @@ class Asked(NamedTuple):
     """Which of the received ones are replays, and of what."""
 
     def sources(self) -> list[tuple[Key, RunList]]:
-        """What the received ones are replays of. What was replayed twice is in two sets of its partition: it is received twice."""
+        """What the received ones are replays of. What was replayed twice is in two sets of its partition: it is received twice.
+
+        One replay that was handed out twice is one: it is asked for once.
+        """
         found: list[tuple[Key, RunList]] = []
-        runs = sorted((replay.source, replay.first + replay.shift, replay.stop + replay.shift) for replay in self.replays)
+        handed_out: dict[tuple[Key, int], RunList] = {}
+        for replay in self.replays:
+            handed_out.setdefault((replay.source, replay.shift), RunList()).add(replay.first, replay.stop)
+        runs = sorted((source, first + shift, stop + shift) for (source, shift), some in handed_out.items() for first, stop in some)
         for source, told in groupby(runs, itemgetter(0)):
             ends: list[tuple[int, int]] = []  # a heap: where each set ends, and its place in what was found
             for _, first, stop in told:
