@@ -65,8 +65,8 @@ class Ages:
         if keeps_ms is not None:
             kept_from_ms = max(now_ms - keeps_ms + margin_ms + round(again_s * 1000), former_ms or 0)
         if kept_from_ms is not None:
-            self.since, self.start = await offset_at(kept_from_ms), log_start
-            self.aged.remove(self.start, max(self.start, self.since))
+            self.since, self.start = max(await offset_at(kept_from_ms), log_start), log_start
+            self.aged.remove(self.start, self.since)
         self._young = OffsetSet()
         self.kept_from_ms, self._keeps_ms, self._renewed_at = kept_from_ms, keeps_ms, now
 
@@ -85,7 +85,7 @@ class Ages:
         if self.kept_from_ms is None:
             return END
         left = (received | others) - self.aged - self._young
-        left.remove(self.start, max(self.start, self.since))
+        left.remove(self.start, self.since)
         deadline = asyncio.get_running_loop().time() + LOOK_SECONDS
         while (first := left.first()) is not None:
             found = await look(tuple(islice(left.runs(), LOOK_RUNS_MAX)), self.kept_from_ms)
@@ -93,7 +93,7 @@ class Ages:
                 return first
             seen = left.within(first, found.upto)
             left.remove(first, found.upto)
-            gone = seen.within(0, max(found.log_start, 0))
+            gone = seen.within(0, found.log_start)
             known = [(low, high) for minute, low, high in minutes(gone.runs()) if minute * MINUTE_MS >= self.kept_from_ms]
             old = (seen & OffsetSet(found.older)) | (gone - OffsetSet(known))
             old.update(seen & received & (gone | OffsetSet(found.holes) | OffsetSet(found.unreadable)))

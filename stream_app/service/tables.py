@@ -358,15 +358,10 @@ class TableWatcher:
         ends = await self._ends(watches, held)
         self.telemetry.counters.table_checked(self.rules.sink, loop.time() - begun, check.rows_read)
         others = {one.partition: one for one in beyond(held, ends)}
-        if self._inspected_at < begun and any(self._lacks(watch, held, ends) for watch in watches if watch.partition not in others):
-            self._facts = None  # the TTL may be another one since the table was inspected last
-            facts = await self._inspect(watches)
-            for watch in watches:
-                await self._note_ttl(watch, facts)
         for watch in watches:
             other = others.get(watch.partition)
             if other is None:
-                await self._say(watch, [one for one in held if one.span.partition == watch.partition], ends)
+                await self._say(watch, [one for one in held if one.span.partition == watch.partition], ends[watch.partition], begun)
             if watch.answered_of_this_log:
                 watch.note(None if other is None else self._of_another_log(other))
         return others.keys()
@@ -401,28 +396,27 @@ class TableWatcher:
             f" of another topic, or of one of the same name that was deleted; see columns.topic and where"
         )
 
-    async def _say(self, watch: Watch, held: Sequence[Held], ends: Mapping[int, int]) -> None:
-        """Have the owner write what an answer says that is not known."""
+    async def _say(self, watch: Watch, held: Sequence[Held], end: int, asked_at: float) -> None:
+        """Have the owner write what an answer says that is not known; ``end``: of the log."""
         if not watch.answered_of_this_log or watch.ages.epoch != watch.epoch:
             return
-        standing = watch.standing(self.source, ends[watch.partition])
+        standing = watch.standing(self.source, end)
         received, others = watch.lacking(held, standing)
         if received or others:
+            if self._inspected_at < asked_at:
+                self._facts = None  # the TTL may be another one since the table was inspected last
+            await self._note_ttl(watch, await self._inspect(list(self._watches.values())))
             log = watch.ledger.log
             sorted_to = await watch.ages.sort(
                 received, others, lambda runs, time_ms: self._look(watch, runs, time_ms), lambda runs: log.minutes.parts(runs, log.read)
             )
-            standing = replace(standing, aged=watch.ages.aged & (received | others), end=min(standing.end, sorted_to))
+            standing = replace(watch.standing(self.source, end), aged=watch.ages.aged & (received | others), end=min(end, sorted_to))
         if not watch.answered_of_this_log:
             return
         said: list[Observation] = [one for _, one in observations(held, {watch.partition: standing}, self.rules.sink)]
         if any(is_news(watch.sink, one, watch.ledger.log) for one in said):
             watch.owner.say(said)
             watch.said, watch.said_at = said[-1].sequence or 0, asyncio.get_running_loop().time()
-
-    def _lacks(self, watch: Watch, held: Iterable[Held], ends: Mapping[int, int]) -> bool:
-        mine = [one for one in held if one.span.partition == watch.partition]
-        return watch.answered_of_this_log and any(watch.lacking(mine, watch.standing(self.source, ends[watch.partition])))
 
     async def _look(self, watch: Watch, runs: Runs, older_than_ms: int) -> Look:
         return await self.port.look(self.rules.topic, watch.partition, watch.ledger.log.topic_id, runs, older_than_ms)

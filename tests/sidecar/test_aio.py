@@ -24,6 +24,17 @@ def carried(group: FakeGroup, partition: Part = P0) -> list[Any]:
     return list(json.loads(metadata.rstrip("\0"))["said"]) if metadata else []
 
 
+async def leave_behind(bench: Bench, group: FakeGroup) -> str:
+    """An owner's commit carries its first two offsets, of which it can tell nothing; returns its source."""
+    first = bench.sidecar(observe_before_commit=0)
+    consumer, inside = bench.aio(first, group=group)
+    bench.producer.hold()
+    inside.deliver(0, 0, 1)
+    await consumer.getmany()
+    await consumer.commit()
+    return first.source
+
+
 # -------------------------------------------------------------------------------------------------- what is received
 
 
@@ -232,19 +243,14 @@ async def test_brokers_that_take_no_metadata_get_none(bench: Bench, caplog: pyte
 @pytest.mark.usefixtures("patient", "spent")
 async def test_the_next_owner_reports_what_the_last_one_could_not(bench: Bench) -> None:
     group = FakeGroup()
-    first = bench.sidecar(observe_before_commit=0)
-    consumer, inside = bench.aio(first, group=group)
-    bench.producer.hold()
-    inside.deliver(0, 0, 1)
-    await consumer.getmany()
-    await consumer.commit()
+    source = await leave_behind(bench, group)
     second = bench.sidecar()
     other, its = bench.aio(second, group=group)
     its.deliver(0, 2)
     await other.getmany()
     await other.commit()
     said = [(one["source"], one["sequence"], one["runs"]) for one in bench.producer.said()]
-    assert said == [(first.source, 1, [[0, 1]]), (second.source, 2, [[2, 2]])]
+    assert said == [(source, 1, [[0, 1]]), (second.source, 2, [[2, 2]])]
     assert its.reads == 1
     its.assign(0)
     its.deliver(0, 3)
@@ -256,19 +262,14 @@ async def test_the_next_owner_reports_what_the_last_one_could_not(bench: Bench) 
 @pytest.mark.parametrize("explicit", [True, False])
 async def test_what_the_last_owner_could_not_say_waits_for_no_commit(bench: Bench, explicit: bool) -> None:
     group = FakeGroup()
-    first = bench.sidecar(observe_before_commit=0)
-    consumer, inside = bench.aio(first, group=group)
-    bench.producer.hold()
-    inside.deliver(0, 0, 1)
-    await consumer.getmany()
-    await consumer.commit()
+    source = await leave_behind(bench, group)
     second = bench.sidecar(explicit=explicit)
     other, its = bench.aio(second, group=group)
     for _ in range(3):  # nothing is there to be handed out
         assert not await other.getmany()
     assert its.reads == 1
     assert second.flush()
-    assert [(one["source"], one["sequence"], one["runs"]) for one in bench.producer.said()] == [(first.source, 1, [[0, 1]])]
+    assert [(one["source"], one["sequence"], one["runs"]) for one in bench.producer.said()] == [(source, 1, [[0, 1]])]
 
 
 @pytest.mark.usefixtures("patient")

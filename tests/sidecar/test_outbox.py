@@ -10,11 +10,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gapstream_sidecar.carried import Carried
+from gapstream_sidecar.carried import UNOBSERVED, Carried
 from gapstream_sidecar.deliveries import Key
 from gapstream_sidecar.doubts import END_FRESH_S, NOWHERE, NOWHERE_S
 from gapstream_sidecar.outbox import RUNS_PER_RECORD, Outbox
-from gapstream_sidecar.outgoing import LAYER_BYTES, QUARANTINED, RECEIVED, UNOBSERVED, Outgoing
+from gapstream_sidecar.outgoing import LAYER_BYTES, QUARANTINED, RECEIVED, Outgoing
 from gapstream_sidecar.runs import RunList
 
 AT = "2026-11-23T10:00:00.000Z"

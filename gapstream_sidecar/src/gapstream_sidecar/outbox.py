@@ -11,10 +11,10 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from gapstream_sidecar.carried import Carried
+from gapstream_sidecar.carried import UNOBSERVED, Carried
 from gapstream_sidecar.deliveries import Key
 from gapstream_sidecar.doubts import NOWHERE, UNWATCHED, LogEnd, split
-from gapstream_sidecar.outgoing import RECEIVED, UNOBSERVED, InFlight, Layer, Outgoing
+from gapstream_sidecar.outgoing import RECEIVED, InFlight, Layer, Outgoing
 from gapstream_sidecar.runs import RUN_BYTES, RunList
 
 RUNS_PER_RECORD = 4_096
@@ -383,13 +383,10 @@ class Outbox:
                 self._close(state, layer)
                 self._grew(state, -layer.size)
                 self._lose(state, layer)
-        for state in self._largest_lost():
+        for state in sorted(self.all(), key=lambda one: -len(one.lost)):
             if self.size <= target:
                 break
             self._coarsen(state, 1)
-
-    def _largest_lost(self) -> Iterator[Outgoing]:
-        return iter(sorted(self.all(), key=lambda one: -len(one.lost)))
 
     def _lose(self, state: Outgoing, layer: Layer, *, count: bool = True) -> None:
         if layer.replayed and layer.runs.bounds[-1] > state.log_end.end:

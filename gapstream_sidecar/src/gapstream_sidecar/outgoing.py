@@ -16,7 +16,6 @@ from gapstream_sidecar.runs import RUN_BYTES, RunList
 
 RECEIVED = "received"
 QUARANTINED = "quarantined"
-UNOBSERVED = "unobserved"
 
 LAYER_BYTES = 256
 """Memory of a layer beside its runs: object, array, deque slot, dictionary entry (measured: 230)."""

@@ -15,14 +15,14 @@ from functools import partial
 from confluent_kafka import KafkaError, KafkaException
 
 from gapstream_sidecar import lifetime
-from gapstream_sidecar.carried import Carried, encode
+from gapstream_sidecar.carried import UNOBSERVED, Carried, encode
 from gapstream_sidecar.client import NOT_WATCHED, EndsLike, ProducerLike
 from gapstream_sidecar.complaints import Complaints
 from gapstream_sidecar.deliveries import Key
 from gapstream_sidecar.doubts import NOWHERE, UNWATCHED
 from gapstream_sidecar.ends import Found
 from gapstream_sidecar.outbox import Outbox
-from gapstream_sidecar.outgoing import RECEIVED, UNOBSERVED, Outgoing
+from gapstream_sidecar.outgoing import RECEIVED, Outgoing
 from gapstream_sidecar.runs import RunList
 from gapstream_sidecar.stats import Stats
 
