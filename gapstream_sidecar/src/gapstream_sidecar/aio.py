@@ -21,7 +21,6 @@ from gapstream_sidecar.standin import StandIn
 
 CALL_S = 1.0
 """The longest wait for an answer that concerns nobody but the sidecar."""
-_HEADERS = attrgetter("headers")
 _OFFSET = attrgetter("offset")
 _TOO_LARGE = "OffsetMetadataTooLargeError"
 
@@ -113,8 +112,10 @@ class AioFollower(Follower):
             else:
                 for begin, end in _runs(records):
                     self.deliveries.add(topic, partition, begin, end)
-            if any(map(_HEADERS, records)):
-                self.note_replays(_origins(records))
+            for record in records:  # any(map(attrgetter("headers"), records)) takes twice as long
+                if record.headers:
+                    self.note_replays(_origins(records))
+                    break
 
     # ------------------------------------------------------------------------------------------------ assignments
 
@@ -178,7 +179,8 @@ class AioFollower(Follower):
     async def _position(self, partition: Any) -> int | None:
         """Where the consumer stands; None where it is on its way."""
         try:
-            return int(await asyncio.wait_for(self.consumer.position(partition), CALL_S))
+            async with asyncio.timeout(CALL_S):  # wait_for makes a task of what is nearly always known at once
+                return int(await self.consumer.position(partition))
         except Exception as error:  # of aiokafka: the partition is no longer assigned, or a broker does not answer
             self.complaints.say("position", f"gapstream sidecar: a position is not to be had: {error!r}")
             return None
