@@ -336,6 +336,19 @@ def test_what_was_found_beyond_the_end_poisons_nothing_when_it_is_dropped() -> N
     assert state.lost.bounds[-1] < 40_000
 
 
+def test_dropped_replays_in_flight_are_known_as_told_by_headers() -> None:
+    """They travel with commits in the partition itself, where its own records were replayed into it, and are checked by the next owner."""
+    outbox = make(64 << 10)
+    outbox.check(KEY, 50_000, 0)
+    for offset in range(0, 40_000, 2):
+        outbox.add(KEY, [(offset, offset + 1)], via=KEY)
+    state = outbox.of(KEY, KEY)
+    assert state.lost
+    outbox.launch(state, AT)
+    assert [row.status for row in outbox.rows(state)][:2] == [UNOBSERVED, RECEIVED]
+    assert all(row.replayed for row in outbox.rows(state))
+
+
 def test_without_an_answer_only_what_goes_next_is_believed() -> None:
     """The others are in time for an answer that comes later."""
     outbox = make()

@@ -138,7 +138,7 @@ class Outbox:
         state = self.of(key, via)
         state.tails.clear()
         state.number += 1
-        return Carried(key, state.source, state.number, RECEIVED, None, runs, via is not None)
+        return Carried(key, state.source, state.number, RECEIVED, None, runs, state.replayed)
 
     def unpark(self, row: Carried, about: Key) -> Outgoing:
         """The transaction is committed, and with it an offset in ``about``: queue it under its number, unless a later one was sent.
@@ -156,7 +156,7 @@ class Outbox:
             self._grew(state, -before.size)
             before.number = row.number
         else:
-            before = Layer(RECEIVED, None, state.serial, row.number, replayed=row.replayed)
+            before = Layer(RECEIVED, None, state.serial, row.number, checked=not state.replayed)
             state.queue.insert(at, before)
         for run in row.runs:
             self._pass(state, *run)
@@ -182,7 +182,7 @@ class Outbox:
     ) -> Layer:
         state.serial += 1
         state.number += 1
-        layer = Layer(status, reason, state.serial, state.number, runs, origin, replayed=state.via is not None)
+        layer = Layer(status, reason, state.serial, state.number, runs, origin, checked=not state.replayed)
         state.queue.append(layer)
         return layer
 
@@ -301,9 +301,8 @@ class Outbox:
         layer = state.queue[0]
         if len(layer.runs) > state.run_limit:
             runs = layer.runs.take_runs(state.run_limit)
-            part = Layer(layer.status, layer.reason, layer.serial, layer.number, runs, layer.origin, replayed=layer.replayed)
+            part = Layer(layer.status, layer.reason, layer.serial, layer.number, runs, layer.origin, checked=layer.checked)
             self._grew(state, -RUN_BYTES * len(part.runs))
-            part.checked = layer.checked
             layer.origin = None  # what its owner said under that number is over with the first part
             self._close(state, layer)
             for later in state.queue:
@@ -356,14 +355,14 @@ class Outbox:
         if state.in_flight is not None and state.in_flight.layer.runs:
             yield self._row(state, state.in_flight.layer)
         if state.lost:
-            yield Carried(state.key, "", 0, UNOBSERVED, None, state.lost, state.via is not None)
+            yield Carried(state.key, "", 0, UNOBSERVED, None, state.lost, state.replayed)
         for layer in state.queue:
             if layer.runs:
                 yield self._row(state, layer)
 
     def _row(self, state: Outgoing, layer: Layer) -> Carried:
         source, number = layer.origin or (state.source, layer.number)
-        return Carried(state.key, source, number, layer.status, layer.reason, layer.runs, layer.replayed)
+        return Carried(state.key, source, number, layer.status, layer.reason, layer.runs, state.replayed)
 
     # --------------------------------------------------------------------------------------------------- dropping
 
@@ -389,7 +388,7 @@ class Outbox:
             self._coarsen(state, 1)
 
     def _lose(self, state: Outgoing, layer: Layer, *, count: bool = True) -> None:
-        if layer.replayed and layer.runs.bounds[-1] > state.log_end.end:
+        if state.replayed and layer.runs.bounds[-1] > state.log_end.end:
             self._lose_doubted(state, layer)
             return
         before = len(state.lost)

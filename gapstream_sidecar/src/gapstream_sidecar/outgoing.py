@@ -27,7 +27,7 @@ Label = tuple[str, str | None]
 class Layer:
     """Offsets that one observation will hold: each offset once, so that a second receipt needs another layer."""
 
-    __slots__ = ("checked", "number", "origin", "reason", "replayed", "runs", "serial", "status")
+    __slots__ = ("checked", "number", "origin", "reason", "runs", "serial", "status")
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Layer:
         runs: RunList | None = None,
         origin: tuple[str, int] | None = None,
         *,
-        replayed: bool = False,
+        checked: bool = True,
     ) -> None:
         self.status = status
         self.reason = reason
@@ -49,9 +49,8 @@ class Layer:
         self.runs = RunList() if runs is None else runs
         self.origin = origin
         """Source and sequence of another owner who said it first."""
-        self.replayed = replayed
-        """What headers of replayed records tell, which may be wrong: gapstream rejects the whole of what isn't in the log."""
-        self.checked = not replayed
+        self.checked = checked
+        """Not what headers of replayed records tell: they may be wrong, and gapstream rejects the whole of what isn't in the log."""
 
     @property
     def label(self) -> Label:
@@ -167,6 +166,11 @@ class Outgoing:
     def name(self) -> tuple[Key, Key | None]:
         """The partition, and which one tells of it."""
         return self.key, self.via
+
+    @property
+    def replayed(self) -> bool:
+        """Whether headers of replayed records tell it, which may be wrong."""
+        return self.via is not None
 
     @property
     def carrier(self) -> Key:
