@@ -38,15 +38,11 @@ def test_that_nobody_watches_is_believed_when_it_was_answered_for_long_enough(an
 runs = st.lists(st.tuples(st.integers(0, 100), st.integers(1, 20)), min_size=1).map(lambda found: RunList((a, a + n) for a, n in found))
 
 
-@given(runs, st.integers(0, 130), st.booleans())
-def test_parted_runs_are_the_whole_and_lie_on_their_side(whole: RunList, end: int, exact: bool) -> None:
+@given(runs, st.integers(0, 130))
+def test_parted_runs_are_the_whole_and_lie_on_their_side(whole: RunList, end: int) -> None:
     before = list(whole)
-    below, beyond = split(whole, end, exact=exact)
+    below, beyond = split(whole, end)
     assert list(whole) == before
     assert RunList([*below, *beyond]) == whole
     assert all(stop <= end for _, stop in below)
-    if exact:
-        assert all(first >= end for first, _ in beyond)
-    else:
-        assert [*below, *beyond] == before
-        assert all(stop > end for _, stop in beyond)
+    assert all(first >= end for first, _ in beyond)

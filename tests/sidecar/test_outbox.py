@@ -277,12 +277,12 @@ def test_what_headers_tell_is_kept_apart_and_doubted_until_the_end_is_known() ->
     assert (outbox.size, outbox.empty) == (0, True)
 
 
-def test_a_span_that_a_wrong_header_made_is_not_cut() -> None:
-    """Cut at the log's end it would excuse everything below; whole it is rejected."""
+def test_a_span_that_a_wrong_header_made_is_believed_below_the_logs_end() -> None:
+    """Whole it would be rejected, and the right ones in it missing."""
     outbox = make()
     outbox.add(KEY, [(5, 10**12)], UNOBSERVED, via=RETRY)
     outbox.check(KEY, 100, 0)
-    assert [one["runs"] for one in drain(outbox)] == [[[5, 10**12 - 1]]]
+    assert [(one["status"], one["runs"]) for one in drain(outbox)] == [(UNOBSERVED, [[5, 99]]), (UNOBSERVED, [[100, 10**12 - 1]])]
 
 
 def test_a_carried_row_that_is_too_long_is_not_taken_for_a_repeat_of_itself() -> None:

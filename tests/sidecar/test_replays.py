@@ -159,6 +159,24 @@ def test_what_headers_told_a_killed_owner_is_checked_by_the_next_one(bench: Benc
     assert said == expected
 
 
+@pytest.mark.usefixtures("patient", "spent")
+def test_one_wrong_header_does_not_have_the_right_ones_missing_where_metadata_had_no_room(bench: Bench) -> None:
+    """What cannot be told one by one any more is unobserved, as far as the log reaches."""
+    group = FakeGroup()
+    consumer, inside = bench.wrapped(bench.sidecar(observe_before_commit=0), group=group)
+    bench.producer.hold()
+    bench.log_ends["orders", 3] = None
+    right = range(10, 2_010, 2)
+    inside.queue.extend(FakeMessage("retry", 0, at, headers=source(offset)) for at, offset in enumerate([*right, 2**40]))
+    consumer.commit(message=consumer.consume(2_000)[-1])
+    bench.log_ends["orders", 3] = 3_000
+    take_over(bench, group, bench.sidecar(), ("retry", 0))
+    told = [one for one in bench.producer.said() if one["topic"] == "orders" and one["runs"][-1][1] < 3_000]
+    unobserved = {at for one in told if one["status"] == "unobserved" for first, last in one["runs"] for at in range(first, last + 1)}
+    assert unobserved >= set(right)
+    assert min(unobserved) == 10
+
+
 def take_over(bench: Bench, group: FakeGroup, by: Sidecar, *keys: Key) -> None:
     """Partitions of somebody who was killed are assigned, in this order."""
     consumer, inside = bench.wrapped(by, group=group)

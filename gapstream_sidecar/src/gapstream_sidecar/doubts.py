@@ -64,16 +64,12 @@ class LogEnd:
         return stop <= self.end and now < self._fresh_until
 
 
-def split(runs: RunList, end: int, *, exact: bool) -> tuple[RunList, RunList]:
-    """What lies below the log's end, and what beyond.
+def split(runs: RunList, end: int) -> tuple[RunList, RunList]:
+    """What lies below the log's end, and what beyond; a run that lies on both sides is cut.
 
-    ``exact``: a run that lies on both sides is cut. Of a span that a wrong header may have made it is not: cut, it would excuse
-    everything below.
+    Of a span that a wrong header made, what is below may cover more than was received. But it is told as unobserved, and that is
+    true; kept whole it would be rejected, and what was received there would be missing.
     """
     beyond = RunList()
     beyond.bounds = runs.bounds[:]
-    below = beyond.take_below(end)
-    if not exact and below and beyond and below.bounds[-1] == beyond.bounds[0]:
-        beyond.bounds[0] = below.bounds[-2]
-        del below.bounds[-2:]
-    return below, beyond
+    return beyond.take_below(end), beyond

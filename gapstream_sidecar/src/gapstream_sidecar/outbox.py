@@ -222,7 +222,7 @@ class Outbox:
         return 0
 
     def _keep_apart(self, state: Outgoing, layer: Layer, end: int) -> None:
-        below, beyond = split(layer.runs, end, exact=layer.status != UNOBSERVED)
+        below, beyond = split(layer.runs, end)
         if not below or not beyond:
             return
         before = layer.size
