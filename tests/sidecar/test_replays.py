@@ -290,3 +290,16 @@ def received(producers: list[FakeProducer]) -> Counter[tuple[Key, int]]:
             last[key, one["source"]] = one["sequence"]
             found.update((key, offset) for low, high in one["runs"] for offset in range(low, high + 1))
     return found
+
+
+@pytest.mark.usefixtures("patient", "spent")
+def test_what_finds_no_room_in_metadata_at_all_is_logged(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    consumer, inside = bench.wrapped(bench.sidecar(observe_before_commit=0))
+    bench.producer.hold()
+    for at in range(200):
+        headers = [("source.topic", f"{at:03}{'x' * 60}".encode()), *SOURCE[1:]]
+        inside.queue.append(FakeMessage("retry", 0, at, headers=headers))
+    consumer.commit(message=consumer.consume(200)[-1])
+    assert "has no room for what headers of replayed records tell of" in caplog.text
+    assert f"199{'x' * 60}" in caplog.text
+    assert "000xx" not in caplog.text

@@ -191,7 +191,13 @@ class Reporter:
                 version, text = self._texts.get(key, (-1, ""))
                 if version == states[0].version:
                     return text
-            text = encode(self.sink, (*(row for one in states for row in outbox.rows(one)), *parked), key, offset)
+            text, untold = encode(self.sink, (*(row for one in states for row in outbox.rows(one)), *parked), key, offset)
+            if untold:
+                self._complaints.say(
+                    "room",
+                    f"gapstream sidecar: a commit of {key} has no room for what headers of replayed records tell of {', '.join(untold)}: "
+                    "if this process is killed now, records that were replayed stay missing",
+                )
             if plain:
                 self._texts[key] = (states[0].version, text)
             return text
