@@ -399,3 +399,31 @@ def test_what_each_partitions_headers_tell_has_a_source_of_its_own_and_travels_w
     assert [one.name for one in outbox.carried_by(KEY)] == [(KEY, None)]
     told = {one["source"]: (one["sequence"], one["runs"]) for one in drain(outbox) if one["topic"] == KEY[0]}
     assert told == {"host-1": (1, [[5, 8]]), "host-1.1": (1, [[1, 1], [3, 3]]), "host-1.2": (1, [[2, 2]])}
+
+
+def test_transactions_with_replays_share_an_observation() -> None:
+    """One for each would be sent five a second, and they are committed faster."""
+    outbox = make()
+    parked = [outbox.park(KEY, RunList([(at, at + 1)]), via=RETRY) for at in (5, 3, 4, 900, 3)]
+    for one in parked:
+        outbox.unpark(one, RETRY)
+    assert outbox.doubts(outbox.of(KEY, RETRY), 0)
+    outbox.check(KEY, 100, 0)
+    told = [(one["sequence"], one["runs"]) for one in drain(outbox)]
+    assert told == [(4, [[3, 5]]), (5, [[3, 3]]), (6, [[900, 900]])]
+
+
+def test_a_transactions_replays_join_nothing_that_is_checked_already() -> None:
+    """Beside what lies beyond the log's end they would be rejected."""
+    outbox = make()
+    state = outbox.add(KEY, [(1, 2), (900, 901)], via=RETRY)
+    outbox.check(KEY, 100, 0)
+    parked = [outbox.park(KEY, RunList([(at, at + 1)]), via=RETRY) for at in (5, 901, 6)]
+    for one in parked:
+        outbox.unpark(one, RETRY)
+    outbox.launch(state, AT)
+    outbox.acknowledged(state)
+    outbox.launch(state, AT)
+    assert json.loads(state.in_flight.payload if state.in_flight else "")["runs"] == [[900, 900]]
+    outbox.check(KEY, 100, 0)
+    assert [(one["sequence"], one["runs"]) for one in drain(outbox)] == [(2, [[900, 900]]), (5, [[5, 6]]), (6, [[901, 901]])]

@@ -16,7 +16,7 @@ from gapstream_sidecar import Sidecar
 from gapstream_sidecar.deliveries import Key
 from gapstream_sidecar.doubts import NOWHERE, UNWATCHED
 from tests.sidecar.conftest import Bench, opened_bench
-from tests.sidecar.fakes import FakeGroup, FakeMessage, FakeProducer, carried, drain
+from tests.sidecar.fakes import FakeGroup, FakeMessage, carried, drain, received
 
 SOURCE = [("source.topic", b"orders"), ("source.partition", b"3"), ("source.offset", b"15012")]
 
@@ -279,17 +279,6 @@ class Owner:
             self.producer.release()
             self.sidecar.flush(0.02)
             self.producer.hold()
-
-
-def received(producers: list[FakeProducer]) -> Counter[tuple[Key, int]]:
-    """How often, as gapstream judges: an observation at or below the last sequence of its source is a repeat."""
-    found, last = Counter[tuple[Key, int]](), dict[tuple[Key, str], int]()
-    for one in [one for producer in producers for one in producer.said()]:
-        key = (one["topic"], one["partition"])
-        if one["sequence"] > last.get((key, one["source"]), 0):
-            last[key, one["source"]] = one["sequence"]
-            found.update((key, offset) for low, high in one["runs"] for offset in range(low, high + 1))
-    return found
 
 
 @pytest.mark.usefixtures("patient", "spent")

@@ -152,7 +152,8 @@ class Outbox:
         at = sum(layer.number < row.number for layer in state.queue)
         before = state.queue[at - 1] if at else None
         state.serial += 1
-        if before is not None and not row.replayed and _joins(before, row.runs, state.run_limit):
+        # What is checked already takes nothing that is not: it may even be what lies beyond the log's end.
+        if before is not None and not (state.replayed and before.checked) and _joins(before, row.runs, state.run_limit):
             self._grew(state, -before.size)
             before.number = row.number
         else:
