@@ -427,3 +427,44 @@ def test_a_transactions_replays_join_nothing_that_is_checked_already() -> None:
     assert json.loads(state.in_flight.payload if state.in_flight else "")["runs"] == [[900, 900]]
     outbox.check(KEY, 100, 0)
     assert [(one["sequence"], one["runs"]) for one in drain(outbox)] == [(2, [[900, 900]]), (5, [[5, 6]]), (6, [[901, 901]])]
+
+
+def test_what_a_transaction_made_received_is_not_told_under_a_lower_number_than_what_was_dropped() -> None:
+    """It would be taken for a repeat."""
+    outbox = make(64 << 10)
+    state = outbox.of(KEY)
+    parked = outbox.park(KEY, RunList([(100_000, 100_001)]))
+    for offset in range(0, 20_000, 2):
+        outbox.add(KEY, [(offset, offset + 1)])
+    assert state.lost
+    outbox.unpark(parked, KEY)
+    told = drain(outbox)
+    numbers = [one["sequence"] for one in told]
+    assert numbers == sorted(set(numbers))
+    assert offsets(told)[100_000] == 1
+
+
+def test_a_refused_size_is_halved_before_what_was_dropped_meanwhile() -> None:
+    """Behind it, it would be taken for a repeat."""
+    outbox = make(64 << 10)
+    state = outbox.add(KEY, [(at, at + 1) for at in range(0, 100, 2)])
+    outbox.launch(state, AT)
+    for offset in range(100, 20_000, 2):
+        outbox.add(KEY, [(offset, offset + 1)])
+    assert state.lost
+    assert outbox.too_large(state)
+    told = drain(outbox)
+    numbers = [one["sequence"] for one in told]
+    assert numbers == sorted(set(numbers))
+    assert set(offsets(told)) | set(offsets(told, UNOBSERVED)) >= set(range(0, 20_000, 2))
+    assert set(offsets(told)) >= set(range(0, 100, 2))
+
+
+def test_what_another_was_queued_before_is_not_settled_with_it() -> None:
+    outbox = make()
+    parked = outbox.park(KEY, RunList([(0, 5)]))
+    state = outbox.add(KEY, [(7, 9)])
+    serial = state.serial
+    outbox.unpark(parked, KEY)
+    outbox.launch(state, AT)
+    assert not state.settled(serial)

@@ -195,7 +195,7 @@ class Outbox:
 
     def doubts(self, state: Outgoing, now: float) -> bool:
         """Whether what is to go next is told by headers, and may lie beyond the log's end for all that is known here."""
-        layer = state.queue[0] if state.queue and not state.lost else None
+        layer = state.queue[0] if state.queue and not state.loses_next else None
         if layer is None or layer.checked:
             return False
         if state.log_end.is_nowhere(now):
@@ -294,7 +294,7 @@ class Outbox:
         return state.in_flight
 
     def _next_layer(self, state: Outgoing) -> Layer:
-        if state.lost:  # older than all else, and the horizon should not run ahead of it
+        if state.loses_next:
             self._coarsen(state, state.run_limit)
             runs, state.lost = state.lost, RunList()
             self.size -= RUN_BYTES * len(runs)

@@ -197,21 +197,20 @@ class Outgoing:
         return self.in_flight is None and not self.queue and not self.lost
 
     @property
+    def loses_next(self) -> bool:
+        """Whether what was dropped is sent next: numbers rise, and a layer may be older that was not queued when others were dropped."""
+        return bool(self.lost) and not (self.queue and self.queue[0].number < self.lost_number)
+
+    @property
     def next_serial(self) -> int:
         """Of what is sent next; there must be something waiting."""
-        return self.lost_serial if self.lost else self.queue[0].serial
+        return self.lost_serial if self.loses_next else self.queue[0].serial
 
     def settled(self, serial: int) -> bool:
         """Whether everything up to the layer ``serial`` is acknowledged."""
-        if self.in_flight is not None:
-            oldest = self.in_flight.layer.serial
-        elif self.lost:
-            oldest = self.lost_serial
-        elif self.queue:
-            oldest = self.queue[0].serial
-        else:
-            return True
-        return oldest > serial
+        if self.in_flight is not None and self.in_flight.layer.serial <= serial:
+            return False
+        return not (self.lost and self.lost_serial <= serial) and all(layer.serial > serial for layer in self.queue)
 
     def ends_at(self, offset: int | None) -> bool:
         """Whether the newest layer ends with a run up to ``offset``: as far as a commit of ``offset`` says by itself."""
