@@ -84,6 +84,26 @@ def test_where_the_end_cant_be_asked_headers_are_believed(bench: Bench) -> None:
     assert sorted(one["partition"] for one in bench.producer.said() if one["topic"] == "orders") == [3, 4]
 
 
+def test_what_is_no_replay_does_not_wait_for_the_end_of_its_log(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gapstream_sidecar.reporter.ENDS_S", 3_600.0)
+    bench.ends_answered = False
+    sidecar = bench.sidecar(observe_before_commit=30.0)
+    consumer, inside = bench.wrapped(sidecar)
+    inside.queue.extend([FakeMessage("retry", 0, 5, headers=source(7)), FakeMessage("orders", 3, 8)])
+    replay, plain = consumer.consume(10)
+    consumer.commit(message=replay)
+    asked_at = time.monotonic()
+    sidecar.received("orders", 3, 9)
+    bench.producer.await_records(2)
+    consumer.commit(message=plain)
+    assert time.monotonic() - asked_at < 10
+    assert [(one["topic"], one["runs"]) for one in bench.producer.said()] == [
+        ("retry", [[5, 5]]),
+        ("orders", [[9, 9]]),
+        ("orders", [[8, 8]]),
+    ], "and the commit waited for it"
+
+
 def test_a_replay_of_what_nobody_watches_is_dropped(
     bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -183,8 +183,8 @@ class Outgoing:
 
     @property
     def kept_until(self) -> float:
-        """Nothing is sent before that: it is held, or its log's end is being asked for, or will be then."""
-        return max(self.held_until, self.log_end.awaited_until)
+        """Nothing is sent before that: it is held, or headers tell it and its log's end is being asked for, or will be then."""
+        return max(self.held_until, self.log_end.awaited_until) if self.replayed else self.held_until
 
     @property
     def doubted(self) -> list[Layer]:
