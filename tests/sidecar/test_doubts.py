@@ -21,6 +21,14 @@ def test_an_end_is_believed_for_a_while() -> None:
     assert not log_end.covers(100, END_FRESH_S), "no answer is none that it is still so"
 
 
+def test_that_there_was_no_answer_is_known_for_a_while() -> None:
+    log_end = LogEnd()
+    assert not log_end.is_untold(0)
+    log_end.answered(None, 0)
+    assert log_end.is_untold(END_FRESH_S - 1)
+    assert not log_end.is_untold(END_FRESH_S)
+
+
 @pytest.mark.parametrize("answer", [NOWHERE, UNWATCHED])
 def test_that_nobody_watches_is_believed_when_it_was_answered_for_long_enough(answer: int) -> None:
     log_end = LogEnd()

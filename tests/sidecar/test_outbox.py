@@ -359,9 +359,24 @@ def test_without_an_answer_only_what_goes_next_is_believed() -> None:
     assert not outbox.doubts(state, 0)
     outbox.launch(state, AT)
     outbox.acknowledged(state)
-    assert outbox.doubts(state, 0)
-    outbox.check(KEY, 100, 0)
+    assert outbox.doubts(state, END_FRESH_S)
+    outbox.check(KEY, 100, END_FRESH_S)
     assert [one["runs"] for one in drain(outbox)] == [[[1, 2]], [[200, 200]]]
+
+
+def test_without_an_answer_what_lies_beyond_the_end_that_was_known_goes_apart() -> None:
+    """It may be right, but takes nothing along if it is not."""
+    outbox = make()
+    outbox.check(KEY, 100, 0)
+    state = outbox.add(KEY, [(1, 3), (200, 201)], via=RETRY)
+    assert outbox.doubts(state, 2 * END_FRESH_S)
+    outbox.check(KEY, None, 2 * END_FRESH_S)
+    outbox.add(KEY, [(1, 3), (300, 301)], via=RETRY)
+    for _ in range(4):
+        assert not outbox.doubts(state, 2 * END_FRESH_S), "it is not asked for again at once"
+        outbox.launch(state, AT)
+        outbox.acknowledged(state)
+    assert outbox.empty
 
 
 def test_what_nobody_watches_is_given_up_whole() -> None:

@@ -104,6 +104,20 @@ def test_what_is_no_replay_does_not_wait_for_the_end_of_its_log(bench: Bench, mo
     ], "and the commit waited for it"
 
 
+def test_that_an_end_is_not_known_is_remembered(bench: Bench) -> None:
+    """Asked for each observation it would be refused as often, each time by a connection of its own."""
+    sidecar = bench.sidecar()
+    consumer, inside = bench.wrapped(sidecar)
+    bench.log_ends["orders", 3] = None
+    for at in range(4):
+        inside.queue.append(FakeMessage("retry", 0, at, headers=source(7 + at)))
+        consumer.consume(1)
+        consumer.commit()
+        assert sidecar.flush()
+    assert [one["runs"] for one in bench.producer.said() if one["topic"] == "orders"] == [[[7 + at, 7 + at]] for at in range(4)]
+    assert len(bench.ends_asked) == 1
+
+
 def test_a_replay_of_what_nobody_watches_is_dropped(
     bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -201,7 +201,7 @@ class Outbox:
         if state.log_end.is_nowhere(now):
             self.give_up_doubted(state)
             return False
-        if state.log_end.covers(layer.runs.bounds[-1], now):
+        if state.log_end.covers(layer.runs.bounds[-1], now) or state.log_end.is_untold(now):
             self._believe(state, layer)
         return not layer.checked
 
@@ -209,7 +209,7 @@ class Outbox:
         """What headers tell of the partition lies below its log's end, as it was asked for, or is said apart from the rest.
 
         Where nobody watches, and nobody did for a while, it is dropped: it would be held back for ever. Without an answer what is
-        to go next is believed. The number of offsets dropped.
+        to go next is believed, for a while. The number of offsets dropped.
         """
         log_end = self.log_ends.setdefault(key, LogEnd())
         log_end.answered(answer, now)
@@ -218,12 +218,10 @@ class Outbox:
         for state in self.about(key):
             for layer in state.doubted[: 1 if answer is None else None]:
                 self._believe(state, layer)
-                if answer is not None:
-                    self._keep_apart(state, layer, answer)
         return 0
 
-    def _keep_apart(self, state: Outgoing, layer: Layer, end: int) -> None:
-        below, beyond = split(layer.runs, end)
+    def _keep_apart(self, state: Outgoing, layer: Layer) -> None:
+        below, beyond = split(layer.runs, state.log_end.end)
         if not below or not beyond:
             return
         before = layer.size
@@ -239,8 +237,10 @@ class Outbox:
             self._believe(state, layer)
 
     def _believe(self, state: Outgoing, layer: Layer) -> None:
+        """It may go; what lies beyond the end that is known, be it an old one, goes apart."""
         layer.checked = True
         self._close(state, layer)
+        self._keep_apart(state, layer)
 
     # --------------------------------------------------------------------------------------------------- giving up
 
