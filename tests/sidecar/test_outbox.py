@@ -7,6 +7,7 @@ from collections import Counter
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -303,7 +304,6 @@ def test_dropped_replays_become_unobserved_when_they_are_checked_and_not_beside_
         assert outbox.size <= 64 << 10
     outbox.add(KEY, [(50_000, 50_001)])
     assert outbox.dropped > 0
-    assert not state.lost
     assert outbox.doubts(state, 0)
     outbox.check(KEY, 60_000, 0)
     told = drain(outbox)
@@ -314,7 +314,8 @@ def test_dropped_replays_become_unobserved_when_they_are_checked_and_not_beside_
     assert (outbox.size, outbox.empty) == (0, True)
 
 
-def test_what_was_dropped_unchecked_shrinks_until_it_is_gone() -> None:
+def test_what_was_dropped_unchecked_shrinks_and_is_told_even_so() -> None:
+    """Not at all, the records that were replayed would stay missing."""
     outbox = make(64 << 10)
     for number in range(40):
         outbox.add(("orders", number), [(at, at + 1) for at in range(0, 1_000, 2)], via=RETRY)
@@ -323,6 +324,15 @@ def test_what_was_dropped_unchecked_shrinks_until_it_is_gone() -> None:
         outbox.add(("events", number), [(1, 2)])
         outbox.add(("events", number), [(1, 2)])
     assert outbox.size <= (64 << 10) + 2 * LAYER_BYTES
+    for number in range(40):
+        assert outbox.doubts(outbox.of(("orders", number), RETRY), 0)
+        outbox.check(("orders", number), 2_000, 0)
+        assert not outbox.doubts(outbox.of(("orders", number), RETRY), 0)
+    told = drain(outbox)
+    for number in range(40):
+        mine = [one for one in told if (one["topic"], one["partition"]) == ("orders", number)]
+        assert {*offsets(mine), *offsets(mine, UNOBSERVED)} >= set(range(0, 1_000, 2))
+    assert (outbox.size, outbox.empty) == (0, True)
 
 
 def test_what_was_found_beyond_the_end_poisons_nothing_when_it_is_dropped() -> None:
@@ -332,8 +342,35 @@ def test_what_was_found_beyond_the_end_poisons_nothing_when_it_is_dropped() -> N
     for offset in range(4, 40_000, 2):
         outbox.add(KEY, [(offset, offset + 1)], via=RETRY)
     assert outbox.dropped > 0
-    assert (1, 2) in state.lost
-    assert state.lost.bounds[-1] < 40_000
+    assert outbox.doubts(state, 0)
+    outbox.check(KEY, 50_000, 0)
+    assert not outbox.doubts(state, 0)
+    told = drain(outbox)
+    assert [one["runs"] for one in told if one["runs"][-1][1] >= 50_000] == [[[2**40, 2**40]]]
+    assert {*offsets(told[:-1]), *offsets(told[:-1], UNOBSERVED)} >= {1, *range(4, 40_000, 2)}
+
+
+@pytest.mark.parametrize("end", [0, 50_000])
+def test_what_was_dropped_unchecked_goes_without_an_answer_too(end: int) -> None:
+    outbox = make(64 << 10)
+    outbox.check(KEY, end, 0)
+    state = outbox.add(KEY, [(2**40, 2**40 + 1)], via=RETRY)
+    for offset in range(0, 40_000, 2):
+        outbox.add(KEY, [(offset, offset + 1)], via=RETRY)
+    later = 2 * END_FRESH_S
+    assert outbox.doubts(state, later)
+    outbox.check(KEY, None, later)
+    told = []
+    while state.is_waiting():
+        assert not outbox.doubts(state, later)
+        told.append(json.loads(outbox.launch(state, AT).payload))
+        outbox.acknowledged(state)
+    assert offsets_below(told, 50_000) >= set(range(0, 40_000, 2))
+    assert (outbox.size, outbox.empty) == (0, True)
+
+
+def offsets_below(told: list[dict[str, Any]], end: int) -> set[int]:
+    return {offset for one in told for first, last in one["runs"] for offset in range(first, min(last + 1, end))}
 
 
 def test_dropped_replays_in_flight_are_known_as_told_by_headers() -> None:

@@ -195,13 +195,18 @@ class Outbox:
 
     def doubts(self, state: Outgoing, now: float) -> bool:
         """Whether what is to go next is told by headers, and may lie beyond the log's end for all that is known here."""
-        layer = state.queue[0] if state.queue and not state.loses_next else None
-        if layer is None or layer.checked:
-            return False
-        if state.log_end.is_nowhere(now):
+        log_end = state.log_end
+        if state.replayed and log_end.is_nowhere(now):
             self.give_up_doubted(state)
+        if not state.replayed or not state.is_waiting():
             return False
-        if state.log_end.covers(layer.runs.bounds[-1], now) or state.log_end.is_untold(now):
+        untold = log_end.is_untold(now)
+        if untold:
+            self._keep_lost_apart(state)
+        if state.loses_next:
+            return not untold and not log_end.covers(state.lost.bounds[-1], now)
+        layer = state.queue[0]
+        if not layer.checked and (untold or log_end.covers(layer.runs.bounds[-1], now)):
             self._believe(state, layer)
         return not layer.checked
 
@@ -216,6 +221,8 @@ class Outbox:
         if answer in (NOWHERE, UNWATCHED):
             return sum(map(self.give_up_doubted, self.about(key))) if log_end.is_nowhere(now) else 0
         for state in self.about(key):
+            if state.replayed and answer is not None:
+                self._keep_lost_apart(state)
             for layer in state.doubted[: 1 if answer is None else None]:
                 self._believe(state, layer)
         return 0
@@ -231,10 +238,15 @@ class Outbox:
         state.version += 1
         self._grew(state, layer.size + apart.size - before)
 
-    def believe(self, state: Outgoing) -> None:
-        """What headers tell has to go unchecked, or it never goes."""
-        for layer in state.doubted:
-            self._believe(state, layer)
+    def _keep_lost_apart(self, state: Outgoing) -> None:
+        below, beyond = split(state.lost, state.log_end.end)
+        if beyond:
+            self.size += RUN_BYTES * (len(below) - len(state.lost))
+            state.lost = below
+            apart = self._append(state, UNOBSERVED, None, beyond)
+            apart.checked = True
+            state.version += 1
+            self._grew(state, apart.size)
 
     def _believe(self, state: Outgoing, layer: Layer) -> None:
         """It may go; what lies beyond the end that is known, be it an old one, goes apart."""
@@ -247,10 +259,11 @@ class Outbox:
     def give_up_doubted(self, state: Outgoing) -> int:
         """Nobody is to be told what headers tell of this partition; the number of offsets."""
         dropped = self.dropped
+        given_up = self._forget_lost(state) if state.replayed else 0
         for layer in state.doubted:
             state.queue.remove(layer)
             self._give_up(state, layer)
-        return self.dropped - dropped
+        return given_up + self.dropped - dropped
 
     def give_up(self, state: Outgoing) -> int:
         """Nobody is to be told anything of this partition; the number of offsets."""
@@ -260,10 +273,14 @@ class Outbox:
             self._landed(state)
         while state.queue:
             self._give_up(state, state.queue.popleft())
-        given_up = self.dropped - dropped + state.lost.count()  # those are counted already
-        self.size -= RUN_BYTES * len(state.lost)
-        state.lost = RunList()
-        return given_up
+        return self.dropped - dropped + self._forget_lost(state)
+
+    def _forget_lost(self, state: Outgoing) -> int:
+        """The number of offsets, which are counted as dropped already."""
+        lost, state.lost = state.lost, RunList()
+        self.size -= RUN_BYTES * len(lost)
+        state.version += 1
+        return lost.count()
 
     def _give_up(self, state: Outgoing, layer: Layer) -> None:
         self._close(state, layer)
@@ -296,8 +313,8 @@ class Outbox:
     def _next_layer(self, state: Outgoing) -> Layer:
         if state.loses_next:
             self._coarsen(state, state.run_limit)
-            runs, state.lost = state.lost, RunList()
-            self.size -= RUN_BYTES * len(runs)
+            runs = state.lost
+            self._forget_lost(state)
             return Layer(UNOBSERVED, None, state.lost_serial, state.lost_number, runs)
         layer = state.queue[0]
         if len(layer.runs) > state.run_limit:
@@ -338,7 +355,7 @@ class Outbox:
         self._landed(state)
         state.run_limit = len(flight.layer.runs) // 2
         if flight.layer.number == state.lost_number and flight.layer.status == UNOBSERVED:
-            self._lose(state, flight.layer, count=False)
+            self._lose(state, flight.layer)
         else:
             state.queue.appendleft(flight.layer)
             self._grew(state, flight.layer.size)
@@ -388,40 +405,18 @@ class Outbox:
                 break
             self._coarsen(state, 1)
 
-    def _lose(self, state: Outgoing, layer: Layer, *, count: bool = True) -> None:
-        if state.replayed and layer.runs.bounds[-1] > state.log_end.end:
-            self._lose_doubted(state, layer)
-            return
+    def _lose(self, state: Outgoing, layer: Layer) -> None:
+        """It is told as unobserved, if it was not to be told so anyway; what headers tell is checked then, as a whole."""
         before = len(state.lost)
-        state.lost_serial, state.lost_number = layer.serial, layer.number
+        state.lost_serial, state.lost_number = max(layer.serial, state.lost_serial), max(layer.number, state.lost_number)
         state.version += 1
-        if count:
+        if layer.status != UNOBSERVED:
             self.dropped += layer.runs.count()
         for first, stop in layer.runs:
             state.lost.add(first, stop)
         self.size += RUN_BYTES * (len(state.lost) - before)
         if len(state.lost) > LOST_RUNS:
             self._coarsen(state, LOST_RUNS // 2)
-
-    def _lose_doubted(self, state: Outgoing, layer: Layer) -> None:
-        """Told apart, once it is checked: a wrong header would have the rest of what is lost rejected."""
-        runs, label = layer.runs, (UNOBSERVED, None)
-        if layer.status == UNOBSERVED:  # dropped again, so it has to shrink
-            if len(runs) == 1:
-                return
-            runs.coarsen(len(runs) // 2)
-        else:
-            self.dropped += runs.count()
-        told = state.tails.get(label)
-        before = 0 if told is None else told.size
-        if told is None:
-            told = state.tails[label] = self._append(state, UNOBSERVED, None)
-        for run in runs:
-            told.runs.add(*run)
-        if len(told.runs) > LOST_RUNS:
-            told.runs.coarsen(LOST_RUNS // 2)
-        state.version += 1
-        self._grew(state, told.size - before)
 
     def _coarsen(self, state: Outgoing, most: int) -> None:
         before = len(state.lost)
