@@ -33,6 +33,8 @@ PARTITIONS_MAX = 10_000
 UNOBSERVED = "unobserved"
 _LEAST_BYTES = 4
 """Of a run: two digits and two commas."""
+CARRIED_RUNS_MAX = METADATA_BYTES // _LEAST_BYTES
+"""An observation of more runs than that never travels as it is, so the next owner can't tell it again."""
 _DECODER = json.JSONDecoder()
 _VERSION = 1
 _MARK = '{"gapstream":'

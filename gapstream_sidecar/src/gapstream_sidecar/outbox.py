@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from gapstream_sidecar.carried import UNOBSERVED, Carried
+from gapstream_sidecar.carried import CARRIED_RUNS_MAX, UNOBSERVED, Carried
 from gapstream_sidecar.deliveries import Key
 from gapstream_sidecar.doubts import NOWHERE, UNWATCHED, LogEnd, split
 from gapstream_sidecar.outgoing import RECEIVED, InFlight, Layer, Outgoing
@@ -316,21 +316,21 @@ class Outbox:
             runs = state.lost
             self._forget_lost(state)
             return Layer(UNOBSERVED, None, state.lost_serial, state.lost_number, runs)
-        layer = state.queue[0]
-        if len(layer.runs) > state.run_limit:
-            runs = layer.runs.take_runs(state.run_limit)
-            part = Layer(layer.status, layer.reason, layer.serial, layer.number, runs, layer.origin, checked=layer.checked)
-            self._grew(state, -RUN_BYTES * len(part.runs))
-            layer.origin = None  # what its owner said under that number is over with the first part
-            self._close(state, layer)
-            for later in state.queue:
-                later.number += 1
-            state.number += 1
-            return part
-        state.queue.popleft()
+        layer = state.queue.popleft()
         self._close(state, layer)
         self._grew(state, -layer.size)
+        limit = max(state.run_limit, CARRIED_RUNS_MAX)
+        if len(layer.runs) > limit:
+            self._cut(state, layer, limit)
         return layer
+
+    def _cut(self, state: Outgoing, layer: Layer, limit: int) -> None:
+        """What is beyond the limit goes last: what is queued in between may have travelled, and keeps its number."""
+        rest = layer.runs
+        layer.runs = rest.take_runs(limit)
+        state.number += 1
+        state.queue.append(Layer(layer.status, layer.reason, layer.serial, state.number, rest, checked=layer.checked))
+        self._grew(state, state.queue[-1].size)
 
     def _close(self, state: Outgoing, layer: Layer) -> None:
         """Have the layer take no more offsets."""
@@ -345,16 +345,18 @@ class Outbox:
         state.slow = state.unknown = False
 
     def too_large(self, state: Outgoing) -> bool:
-        """The broker won't take a record of that size: the runs go back, smaller records follow under the same number.
+        """The broker won't take a record of that size: the runs go back, smaller records follow, the first under the same number.
 
-        False if there is nothing to split.
+        What may have travelled whole must not go in parts, of which a kill would leave the others to nobody: it becomes
+        unobserved, coarse enough. False if there is nothing to split.
         """
         flight = state.in_flight
         if flight is None or len(flight.layer.runs) < 2:
             return False
         self._landed(state)
         state.run_limit = len(flight.layer.runs) // 2
-        if flight.layer.number == state.lost_number and flight.layer.status == UNOBSERVED:
+        was_lost = flight.layer.number == state.lost_number and flight.layer.status == UNOBSERVED
+        if was_lost or state.run_limit < CARRIED_RUNS_MAX:
             self._lose(state, flight.layer)
         else:
             state.queue.appendleft(flight.layer)
@@ -455,6 +457,7 @@ def _encode(sink: str, state: Outgoing, layer: Layer, at: str) -> bytes:
     who, number = layer.origin or (state.source, layer.number)
     said |= {"source": who, "sequence": number, "at": at}
     if state.ahead is not None:
-        told = max(state.ahead[0], state.told)
+        waiting = [*state.lost.bounds[:1], *(one.runs.bounds[0] for one in state.queue if one.runs)]
+        told = max(state.ahead[0], min([state.told, *waiting]))
         said["ahead"] = [told, max(told, state.ahead[1])]
     return json.dumps(said, separators=(",", ":")).encode()
