@@ -73,7 +73,7 @@ def test_a_header_beyond_the_logs_end_takes_no_other_along(bench: Bench) -> None
     assert bench.ends_asked == [[("orders", 3)]], "what lies below an end that is known needs no question"
 
 
-def test_where_the_end_cant_be_asked_headers_are_believed(bench: Bench) -> None:
+def test_where_the_end_cant_be_asked_headers_are_believed(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     sidecar = bench.sidecar()
     consumer, inside = bench.wrapped(sidecar)
     bench.log_ends |= {("orders", 3): None, ("orders", 4): None}
@@ -82,6 +82,7 @@ def test_where_the_end_cant_be_asked_headers_are_believed(bench: Bench) -> None:
     consumer.commit()
     assert sidecar.flush()
     assert sorted(one["partition"] for one in bench.producer.said() if one["topic"] == "orders") == [3, 4]
+    assert "where the log of ('orders', 3) ends: headers of replayed records are believed" in caplog.text
 
 
 def test_what_is_no_replay_does_not_wait_for_the_end_of_its_log(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -447,6 +447,11 @@ class Reporter:
             self._asking_until = float("-inf")
             now = self._clock()
             for key, end in ends.items():
+                if end is None:
+                    self._complaints.say(
+                        "unchecked",
+                        f"gapstream sidecar: it is not known where the log of {key} ends: headers of replayed records are believed",
+                    )
                 if self._outbox.check(key, end, now):
                     self._complaints.say(
                         "nowhere", f"gapstream sidecar: records say they are replays from {key}, which nobody watches: that is not reported"
