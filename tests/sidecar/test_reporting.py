@@ -22,8 +22,8 @@ from tests.sidecar.conftest import Bench
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """What failed is tried again at once."""
-    monkeypatch.setattr("gapstream_sidecar.reporter.RETRY_S", 0.0)
-    monkeypatch.setattr("gapstream_sidecar.reporter.RENEW_S", 0.0)
+    monkeypatch.setattr("gapstream_sidecar.courier.RETRY_S", 0.0)
+    monkeypatch.setattr("gapstream_sidecar.courier.RENEW_S", 0.0)
 
 
 def test_what_was_received_is_written_as_the_contract_says(bench: Bench) -> None:
