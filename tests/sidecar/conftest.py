@@ -28,6 +28,8 @@ class Bench:
     log_ends: dict[Key, int | None] = field(default_factory=dict)
     """What is answered to whoever asks where logs end; far away, where nothing stands here."""
     ends_asked: list[list[Key]] = field(default_factory=list)
+    ends_answered: bool = True
+    """Or nothing is answered, not even that it is not known."""
 
     def make_producer(self, settings: dict[str, Any]) -> FakeProducer:
         assert settings["acks"] == "all"
@@ -80,7 +82,8 @@ class Ends:
 
     def find(self, keys: list[Key], found: Callable[[dict[Key, int | None]], None]) -> None:
         self.bench.ends_asked.append(keys)
-        found({key: self.bench.log_ends.get(key, FAR) for key in keys})
+        if self.bench.ends_answered:
+            found({key: self.bench.log_ends.get(key, FAR) for key in keys})
 
 
 @contextmanager

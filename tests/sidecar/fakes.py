@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -394,3 +394,14 @@ def carried(group: FakeGroup, topic: str = "orders", partition: int = 0) -> list
     """Rows of the metadata of the last commit."""
     metadata = group.committed[topic, partition][1]
     return list(json.loads(metadata)["said"]) if metadata else []
+
+
+def received(producers: list[FakeProducer]) -> Counter[tuple[tuple[str, int], int]]:
+    """How often, as gapstream judges: an observation at or below the last sequence of its source is a repeat."""
+    found, last = Counter[tuple[tuple[str, int], int]](), dict[tuple[tuple[str, int], str], int]()
+    for one in [one for producer in producers for one in producer.said()]:
+        key = (one["topic"], one["partition"])
+        if one["sequence"] > last.get((key, one["source"]), 0):
+            last[key, one["source"]] = one["sequence"]
+            found.update((key, offset) for low, high in one["runs"] for offset in range(low, high + 1))
+    return found

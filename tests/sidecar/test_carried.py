@@ -6,14 +6,22 @@ import json
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gapstream_sidecar.carried import METADATA_BYTES, SPANS_MAX, Carried, decode, encode
+from gapstream_sidecar import carried
+from gapstream_sidecar.carried import METADATA_BYTES, WHOLE_BYTES, Carried, decode
 from gapstream_sidecar.deliveries import Key
 from gapstream_sidecar.runs import RunList
 
 KEY: Key = ("orders", 3)
+
+
+def encode(sink: str, said: list[Carried], key: Key, offset: int) -> str:
+    text, untold = carried.encode(sink, said, key, offset)
+    assert untold == []
+    assert len(text) <= WHOLE_BYTES
+    return text
 
 
 def row(*runs: tuple[int, int], number: int = 1, key: Key = KEY, status: str = "received", reason: str | None = None) -> Carried:
@@ -67,7 +75,7 @@ def test_what_ends_with_the_committed_offset_is_read(said: list[Carried], place:
 
 def test_what_finds_no_room_is_told_by_its_span_as_unobserved() -> None:
     many = [row(*((at, at + 1) for at in range(first, first + 400, 2)), number=first) for first in range(0, 4_000, 400)]
-    others = [row((1, 2), key=("orders", number)) for number in range(10, 60)]
+    others = [row((number, number + 2), key=("orders", number)) for number in range(10, 60)]
     text = encode("billing", [*many, *others], KEY, 9_999)
     assert METADATA_BYTES - 600 < len(text) < 4_096
     read = decode(text, "billing", KEY, 9_999)
@@ -75,8 +83,8 @@ def test_what_finds_no_room_is_told_by_its_span_as_unobserved() -> None:
     spans = [one for one in read if one.status == "unobserved"]
     assert exact == many[: len(exact)]
     assert len(exact) >= 3
-    assert len(spans) == SPANS_MAX
     assert spans[0] == Carried(KEY, "", 0, "unobserved", None, RunList([(len(exact) * 400, 3_999)]))
+    assert {one.key: list(one.runs) for one in spans[1:]} == {one.key: list(one.runs) for one in others}
 
 
 def test_what_headers_told_is_known_by_its_partition_and_has_a_span_of_its_own() -> None:
@@ -87,7 +95,52 @@ def test_what_headers_told_is_known_by_its_partition_and_has_a_span_of_its_own()
     assert decode(text, "billing", KEY, 9) == [row((5, 9)), told]
     many = row(*((at, at + 1) for at in range(0, 4_000, 2)))
     spans = decode(encode("billing", [many, told], KEY, 9), "billing", KEY, 9)
-    assert [(list(one.runs), one.replayed) for one in spans] == [([(0, 3_999)], False), ([(7, 2**40 + 1)], True)]
+    assert [(list(one.runs), one.replayed) for one in spans] == [([(0, 3_999)], False), ([(7, 8), (2**40, 2**40 + 1)], True)]
+
+
+def test_a_wrong_header_stays_apart_from_right_ones_that_find_no_room() -> None:
+    """Put together with them it would excuse all that lies between."""
+    told = row(*((at, at + 1) for at in (*range(100, 6_100, 2), 2**40, 2**62)), key=("retry", 0))
+    (span,) = decode(encode("billing", [told], KEY, 9), "billing", KEY, 9)
+    *right, one, another = span.runs
+    assert (right[0][0], right[-1][1]) == (100, 6_099)
+    assert (one, another) == ((2**40, 2**40 + 1), (2**62, 2**62 + 1))
+
+
+full = row(*((at, at + 1) for at in range(0, 1_460, 2)))
+"""Takes the room of what is exact."""
+
+
+@given(st.sets(st.tuples(st.sampled_from(["events", "e" * 60, "\U0001f600" * 20]), st.integers(0, 2_000)), max_size=200), st.data())
+@settings(max_examples=30, deadline=None)
+def test_no_partition_is_passed_over_in_silence(keys: set[Key], data: st.DataObject) -> None:
+    first = data.draw(st.integers(0, 2**62))
+    listed = [row((first + at, first + at + 2), key=key) for at, key in enumerate(keys)]
+    text, untold = carried.encode("billing", [full, *listed], KEY, 9)
+    assert len(text) <= WHOLE_BYTES
+    told = {one.key: one for one in decode(text, "billing", KEY, 9) if one.replayed}
+    assert {key for key in keys if key[0] not in untold} == told.keys()
+    for one in listed:
+        if one.key in told:
+            assert (told[one.key].status, told[one.key].source) == ("unobserved", "")
+            assert all(told[one.key].runs.overlaps(at, at + 1) for at in (one.runs.bounds[0], one.runs.bounds[-1] - 1))
+    assert not untold or len(keys) > 100
+
+
+def unobserved(one: Carried) -> Carried:
+    return Carried(one.key, "", 0, "unobserved", None, one.runs, one.replayed)
+
+
+def test_partitions_of_one_topic_are_told_together_before_they_are_not_told() -> None:
+    many = [row((at, at + 1), key=("events", at)) for at in range(0, 4_000, 2)]
+    some = many[:150]
+    assert decode(encode("billing", [full, *some[:8]], KEY, 9), "billing", KEY, 9) == [full, *map(unobserved, some[:8])]
+    assert decode(encode("billing", [full, *some[:40]], KEY, 9), "billing", KEY, 9) == [full, *map(unobserved, some[:40])]
+    together = decode(encode("billing", [full, *some], KEY, 9), "billing", KEY, 9)[1:]
+    assert [(one.key, list(one.runs)) for one in together] == [(one.key, [(0, 299)]) for one in some]
+    text, untold = carried.encode("billing", [full, *many], KEY, 9)
+    assert untold == ["events"]
+    assert [one.key for one in decode(text, "billing", KEY, 9)] == [KEY]
 
 
 @pytest.mark.parametrize("text", [None, "", "mine", "{}", '{"offset":3}', encode("shipping", [row((1, 2))], KEY, 9)])
@@ -114,6 +167,14 @@ def test_a_version_to_come_is_left_alone() -> None:
         '[["host",1,"received",null,[99999999999999999999,1]]]',
         '[[7,1,"received",null,[5,1]]]',
         '[["host",1,"received",null,[5,1],"orders","x"]]',
+        '[],"rest":7',
+        '[],"rest":{"orders":1}',
+        '[],"rest":[["orders",7]]',
+        '[],"rest":[["orders",[[[0,1],5]]]]',
+        '[],"rest":[["orders",[[[0,1],5,0]]]]',
+        '[],"rest":[["orders",[[[0,99999999],5,1]]]]',
+        '[],"rest":[["orders",[[0,5,1]]]]',
+        '[],"rest":[[7,[[[0,1],5,1]]]]',
     ],
 )
 def test_what_can_not_be_read_is_a_value_error(said: str) -> None:

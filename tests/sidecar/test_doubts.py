@@ -21,6 +21,14 @@ def test_an_end_is_believed_for_a_while() -> None:
     assert not log_end.covers(100, END_FRESH_S), "no answer is none that it is still so"
 
 
+def test_that_there_was_no_answer_is_known_for_a_while() -> None:
+    log_end = LogEnd()
+    assert not log_end.is_untold(0)
+    log_end.answered(None, 0)
+    assert log_end.is_untold(END_FRESH_S - 1)
+    assert not log_end.is_untold(END_FRESH_S)
+
+
 @pytest.mark.parametrize("answer", [NOWHERE, UNWATCHED])
 def test_that_nobody_watches_is_believed_when_it_was_answered_for_long_enough(answer: int) -> None:
     log_end = LogEnd()
@@ -38,15 +46,11 @@ def test_that_nobody_watches_is_believed_when_it_was_answered_for_long_enough(an
 runs = st.lists(st.tuples(st.integers(0, 100), st.integers(1, 20)), min_size=1).map(lambda found: RunList((a, a + n) for a, n in found))
 
 
-@given(runs, st.integers(0, 130), st.booleans())
-def test_parted_runs_are_the_whole_and_lie_on_their_side(whole: RunList, end: int, exact: bool) -> None:
+@given(runs, st.integers(0, 130))
+def test_parted_runs_are_the_whole_and_lie_on_their_side(whole: RunList, end: int) -> None:
     before = list(whole)
-    below, beyond = split(whole, end, exact=exact)
+    below, beyond = split(whole, end)
     assert list(whole) == before
     assert RunList([*below, *beyond]) == whole
     assert all(stop <= end for _, stop in below)
-    if exact:
-        assert all(first >= end for first, _ in beyond)
-    else:
-        assert [*below, *beyond] == before
-        assert all(stop > end for _, stop in beyond)
+    assert all(first >= end for first, _ in beyond)

@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from gapstream_sidecar import Sidecar
 from tests.sidecar.conftest import Bench
-from tests.sidecar.fakes import FakeConsumer, FakeGroup, FakeMessage, FakeTransactions
+from tests.sidecar.fakes import FakeConsumer, FakeGroup, FakeMessage, FakeTransactions, received
 
 SOURCE = [("source.topic", b"orders"), ("source.partition", b"3"), ("source.offset", b"15012")]
 
@@ -143,11 +143,34 @@ def test_a_header_beyond_the_logs_end_takes_no_other_along(bench: Bench) -> None
         pipe.take()
     pipe.producer.commit_transaction()
     assert pipe.sidecar.flush()
+    assert pipe.sidecar.flush(), "what lies beyond the end was put apart by the first"
     assert sorted((one["partition"], one["runs"]) for one in pipe.kafka.said()) == [
         (0, [[9, 10]]),
         (3, [[15012, 15012]]),
         (3, [[15013, 15013]]),
     ]
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("sent", [True, False])
+def test_what_several_transactions_replayed_is_told_once_also_after_a_kill(bench: Bench, sent: bool) -> None:
+    """They share an observation, and travel as one for each."""
+    first = Pipe(bench)
+    for at in range(8):
+        first.inside.queue.append(FakeMessage("orders", 0, at, headers=[*SOURCE[:2], ("source.offset", str(50 + at // 2).encode())]))
+        first.take()
+        first.producer.commit_transaction()
+    if sent:
+        assert first.sidecar.flush()
+        assert len([one for one in first.kafka.said() if one["partition"] == 3]) < 8
+    else:
+        first.kafka.hold()
+    second = Pipe(bench, first.group)
+    second.take(8)
+    second.producer.commit_transaction()
+    assert second.sidecar.flush()
+    told = received([first.kafka, second.kafka])
+    assert told == {**{(("orders", 0), at): 1 for at in range(9)}, **{(("orders", 3), 50 + at): 2 for at in range(4)}}
 
 
 @pytest.mark.usefixtures("patient")

@@ -16,7 +16,7 @@ from gapstream_sidecar import Sidecar
 from gapstream_sidecar.deliveries import Key
 from gapstream_sidecar.doubts import NOWHERE, UNWATCHED
 from tests.sidecar.conftest import Bench, opened_bench
-from tests.sidecar.fakes import FakeGroup, FakeMessage, FakeProducer, carried, drain
+from tests.sidecar.fakes import FakeGroup, FakeMessage, carried, drain, received
 
 SOURCE = [("source.topic", b"orders"), ("source.partition", b"3"), ("source.offset", b"15012")]
 
@@ -73,7 +73,7 @@ def test_a_header_beyond_the_logs_end_takes_no_other_along(bench: Bench) -> None
     assert bench.ends_asked == [[("orders", 3)]], "what lies below an end that is known needs no question"
 
 
-def test_where_the_end_cant_be_asked_headers_are_believed(bench: Bench) -> None:
+def test_where_the_end_cant_be_asked_headers_are_believed(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     sidecar = bench.sidecar()
     consumer, inside = bench.wrapped(sidecar)
     bench.log_ends |= {("orders", 3): None, ("orders", 4): None}
@@ -82,6 +82,41 @@ def test_where_the_end_cant_be_asked_headers_are_believed(bench: Bench) -> None:
     consumer.commit()
     assert sidecar.flush()
     assert sorted(one["partition"] for one in bench.producer.said() if one["topic"] == "orders") == [3, 4]
+    assert "where the log of ('orders', 3) ends: headers of replayed records are believed" in caplog.text
+
+
+def test_what_is_no_replay_does_not_wait_for_the_end_of_its_log(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gapstream_sidecar.reporter.ENDS_S", 3_600.0)
+    bench.ends_answered = False
+    sidecar = bench.sidecar(observe_before_commit=30.0)
+    consumer, inside = bench.wrapped(sidecar)
+    inside.queue.extend([FakeMessage("retry", 0, 5, headers=source(7)), FakeMessage("orders", 3, 8)])
+    replay, plain = consumer.consume(10)
+    consumer.commit(message=replay)
+    asked_at = time.monotonic()
+    sidecar.received("orders", 3, 9)
+    bench.producer.await_records(2)
+    consumer.commit(message=plain)
+    assert time.monotonic() - asked_at < 10
+    assert [(one["topic"], one["runs"]) for one in bench.producer.said()] == [
+        ("retry", [[5, 5]]),
+        ("orders", [[9, 9]]),
+        ("orders", [[8, 8]]),
+    ], "and the commit waited for it"
+
+
+def test_that_an_end_is_not_known_is_remembered(bench: Bench) -> None:
+    """Asked for each observation it would be refused as often, each time by a connection of its own."""
+    sidecar = bench.sidecar()
+    consumer, inside = bench.wrapped(sidecar)
+    bench.log_ends["orders", 3] = None
+    for at in range(4):
+        inside.queue.append(FakeMessage("retry", 0, at, headers=source(7 + at)))
+        consumer.consume(1)
+        consumer.commit()
+        assert sidecar.flush()
+    assert [one["runs"] for one in bench.producer.said() if one["topic"] == "orders"] == [[[7 + at, 7 + at]] for at in range(4)]
+    assert len(bench.ends_asked) == 1
 
 
 def test_a_replay_of_what_nobody_watches_is_dropped(
@@ -157,6 +192,24 @@ def test_what_headers_told_a_killed_owner_is_checked_by_the_next_one(bench: Benc
     if end is None:  # what can't be checked is believed, not lost
         expected = [expected[0], (f"{first.source}.1", 1, [[7, 7], [2**40, 2**40]])]
     assert said == expected
+
+
+@pytest.mark.usefixtures("patient", "spent")
+def test_one_wrong_header_does_not_have_the_right_ones_missing_where_metadata_had_no_room(bench: Bench) -> None:
+    """What cannot be told one by one any more is unobserved, as far as the log reaches."""
+    group = FakeGroup()
+    consumer, inside = bench.wrapped(bench.sidecar(observe_before_commit=0), group=group)
+    bench.producer.hold()
+    bench.log_ends["orders", 3] = None
+    right = range(10, 2_010, 2)
+    inside.queue.extend(FakeMessage("retry", 0, at, headers=source(offset)) for at, offset in enumerate([*right, 2**40]))
+    consumer.commit(message=consumer.consume(2_000)[-1])
+    bench.log_ends["orders", 3] = 3_000
+    take_over(bench, group, bench.sidecar(), ("retry", 0))
+    told = [one for one in bench.producer.said() if one["topic"] == "orders" and one["runs"][-1][1] < 3_000]
+    unobserved = {at for one in told if one["status"] == "unobserved" for first, last in one["runs"] for at in range(first, last + 1)}
+    assert unobserved >= set(right)
+    assert min(unobserved) == 10
 
 
 def take_over(bench: Bench, group: FakeGroup, by: Sidecar, *keys: Key) -> None:
@@ -263,12 +316,14 @@ class Owner:
             self.producer.hold()
 
 
-def received(producers: list[FakeProducer]) -> Counter[tuple[Key, int]]:
-    """How often, as gapstream judges: an observation at or below the last sequence of its source is a repeat."""
-    found, last = Counter[tuple[Key, int]](), dict[tuple[Key, str], int]()
-    for one in [one for producer in producers for one in producer.said()]:
-        key = (one["topic"], one["partition"])
-        if one["sequence"] > last.get((key, one["source"]), 0):
-            last[key, one["source"]] = one["sequence"]
-            found.update((key, offset) for low, high in one["runs"] for offset in range(low, high + 1))
-    return found
+@pytest.mark.usefixtures("patient", "spent")
+def test_what_finds_no_room_in_metadata_at_all_is_logged(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    consumer, inside = bench.wrapped(bench.sidecar(observe_before_commit=0))
+    bench.producer.hold()
+    for at in range(200):
+        headers = [("source.topic", f"{at:03}{'x' * 60}".encode()), *SOURCE[1:]]
+        inside.queue.append(FakeMessage("retry", 0, at, headers=headers))
+    consumer.commit(message=consumer.consume(200)[-1])
+    assert "has no room for what headers of replayed records tell of" in caplog.text
+    assert f"199{'x' * 60}" in caplog.text
+    assert "000xx" not in caplog.text

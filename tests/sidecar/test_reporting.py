@@ -22,8 +22,8 @@ from tests.sidecar.conftest import Bench
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """What failed is tried again at once."""
-    monkeypatch.setattr("gapstream_sidecar.reporter.RETRY_S", 0.0)
-    monkeypatch.setattr("gapstream_sidecar.reporter.RENEW_S", 0.0)
+    monkeypatch.setattr("gapstream_sidecar.courier.RETRY_S", 0.0)
+    monkeypatch.setattr("gapstream_sidecar.courier.RENEW_S", 0.0)
 
 
 def test_what_was_received_is_written_as_the_contract_says(bench: Bench) -> None:
@@ -151,12 +151,12 @@ def test_a_partition_that_is_missing_does_not_hold_up_the_others(bench: Bench) -
 def test_a_record_that_is_too_large_is_split(bench: Bench) -> None:
     sidecar = bench.sidecar()
     bench.producer.failures.append(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE))
-    for offset in range(0, 20, 2):
+    for offset in range(0, 8_000, 2):
         sidecar.received("orders", 0, offset)
     assert sidecar.flush()
     said = bench.producer.said()
-    assert [(one["sequence"], len(one["runs"])) for one in said] == [(1, 5), (2, 5)]
-    assert [run for one in said for run in one["runs"]] == [[offset, offset] for offset in range(0, 20, 2)]
+    assert [(one["sequence"], len(one["runs"])) for one in said] == [(1, 2_000), (2, 2_000)]
+    assert [run for one in said for run in one["runs"]] == [[offset, offset] for offset in range(0, 8_000, 2)]
 
 
 @pytest.mark.usefixtures("patient", "hasty")

@@ -12,7 +12,7 @@ NOWHERE = -1
 UNWATCHED = -2
 """Instead of an end: nobody watches the topic, if there is one."""
 END_FRESH_S = 10.0
-"""A log's end is asked for again after so long: topics are made anew, and logs lose their ends."""
+"""A log's end is asked for again after so long, also where there was no answer: topics are made anew, and logs lose their ends."""
 NOWHERE_S = 15.0
 """So long it must be answered that nobody watches a partition before that is believed: its topic may be on its way to be made."""
 ASK_AGAIN_S = 2.0
@@ -22,7 +22,7 @@ ASK_AGAIN_S = 2.0
 class LogEnd:
     """Where one partition's log ends, as far as it was asked for."""
 
-    __slots__ = ("_fresh_until", "_nowhere_since", "ask_at", "asked_until", "end")
+    __slots__ = ("_fresh_until", "_nowhere_since", "_untold_until", "ask_at", "asked_until", "end")
 
     def __init__(self) -> None:
         self.end = 0
@@ -32,6 +32,8 @@ class LogEnd:
         self.ask_at = float("-inf")
         """It is not asked for before that."""
         self._fresh_until = float("-inf")
+        self._untold_until = float("-inf")
+        """There was no answer, and none is asked for again until then."""
         self._nowhere_since: float | None = None
         """Since when every answer is that nobody watches the partition."""
 
@@ -49,7 +51,9 @@ class LogEnd:
                 self._fresh_until = now + END_FRESH_S
             else:
                 self.ask_at = now + ASK_AGAIN_S
-        elif answer is not None:
+        elif answer is None:
+            self._untold_until = now + END_FRESH_S
+        else:
             self.end, self._fresh_until, self._nowhere_since = answer, now + END_FRESH_S, None
 
     def is_nowhere(self, now: float) -> bool:
@@ -59,21 +63,21 @@ class LogEnd:
     def _is_believed_nowhere(self, now: float) -> bool:
         return self._nowhere_since is not None and now - self._nowhere_since >= NOWHERE_S
 
+    def is_untold(self, now: float) -> bool:
+        """Whether there was no answer just now: what headers tell has to be believed."""
+        return now < self._untold_until
+
     def covers(self, stop: int, now: float) -> bool:
         """Whether it is known that everything below ``stop`` is in the log."""
         return stop <= self.end and now < self._fresh_until
 
 
-def split(runs: RunList, end: int, *, exact: bool) -> tuple[RunList, RunList]:
-    """What lies below the log's end, and what beyond.
+def split(runs: RunList, end: int) -> tuple[RunList, RunList]:
+    """What lies below the log's end, and what beyond; a run that lies on both sides is cut.
 
-    ``exact``: a run that lies on both sides is cut. Of a span that a wrong header may have made it is not: cut, it would excuse
-    everything below.
+    Of a span that a wrong header made, what is below may cover more than was received. But it is told as unobserved, and that is
+    true; kept whole it would be rejected, and what was received there would be missing.
     """
     beyond = RunList()
     beyond.bounds = runs.bounds[:]
-    below = beyond.take_below(end)
-    if not exact and below and beyond and below.bounds[-1] == beyond.bounds[0]:
-        beyond.bounds[0] = below.bounds[-2]
-        del below.bounds[-2:]
-    return below, beyond
+    return beyond.take_below(end), beyond

@@ -64,9 +64,7 @@ class EndsReader:
         return end if end >= 0 else None
 
     def _tell(self, error: Exception) -> None:
-        self._complaints.say(
-            "ends", f"gapstream sidecar: can't ask who is watched and where logs end, so headers of replayed records are believed: {error}"
-        )
+        self._complaints.say("ends", f"gapstream sidecar: can't ask who is watched and where logs end: {error}")
 
     def _watched(self, consumer: Consumer, topic: str, timeout: float) -> frozenset[int]:
         name = self._topic_prefix + topic

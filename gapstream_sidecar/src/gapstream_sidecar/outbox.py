@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from gapstream_sidecar.carried import UNOBSERVED, Carried
+from gapstream_sidecar.carried import CARRIED_RUNS_MAX, UNOBSERVED, Carried
 from gapstream_sidecar.deliveries import Key
 from gapstream_sidecar.doubts import NOWHERE, UNWATCHED, LogEnd, split
 from gapstream_sidecar.outgoing import RECEIVED, InFlight, Layer, Outgoing
@@ -138,7 +138,7 @@ class Outbox:
         state = self.of(key, via)
         state.tails.clear()
         state.number += 1
-        return Carried(key, state.source, state.number, RECEIVED, None, runs, via is not None)
+        return Carried(key, state.source, state.number, RECEIVED, None, runs, state.replayed)
 
     def unpark(self, row: Carried, about: Key) -> Outgoing:
         """The transaction is committed, and with it an offset in ``about``: queue it under its number, unless a later one was sent.
@@ -152,11 +152,12 @@ class Outbox:
         at = sum(layer.number < row.number for layer in state.queue)
         before = state.queue[at - 1] if at else None
         state.serial += 1
-        if before is not None and not row.replayed and _joins(before, row.runs, state.run_limit):
+        # What is checked already takes nothing that is not: it may even be what lies beyond the log's end.
+        if before is not None and not (state.replayed and before.checked) and _joins(before, row.runs, state.run_limit):
             self._grew(state, -before.size)
             before.number = row.number
         else:
-            before = Layer(RECEIVED, None, state.serial, row.number, replayed=row.replayed)
+            before = Layer(RECEIVED, None, state.serial, row.number, checked=not state.replayed)
             state.queue.insert(at, before)
         for run in row.runs:
             self._pass(state, *run)
@@ -182,7 +183,7 @@ class Outbox:
     ) -> Layer:
         state.serial += 1
         state.number += 1
-        layer = Layer(status, reason, state.serial, state.number, runs, origin, replayed=state.via is not None)
+        layer = Layer(status, reason, state.serial, state.number, runs, origin, checked=not state.replayed)
         state.queue.append(layer)
         return layer
 
@@ -194,13 +195,18 @@ class Outbox:
 
     def doubts(self, state: Outgoing, now: float) -> bool:
         """Whether what is to go next is told by headers, and may lie beyond the log's end for all that is known here."""
-        layer = state.queue[0] if state.queue and not state.lost else None
-        if layer is None or layer.checked:
-            return False
-        if state.log_end.is_nowhere(now):
+        log_end = state.log_end
+        if state.replayed and log_end.is_nowhere(now):
             self.give_up_doubted(state)
+        if not state.replayed or not state.is_waiting():
             return False
-        if state.log_end.covers(layer.runs.bounds[-1], now):
+        untold = log_end.is_untold(now)
+        if untold:
+            self._keep_lost_apart(state)
+        if state.loses_next:
+            return not untold and not log_end.covers(state.lost.bounds[-1], now)
+        layer = state.queue[0]
+        if not layer.checked and (untold or log_end.covers(layer.runs.bounds[-1], now)):
             self._believe(state, layer)
         return not layer.checked
 
@@ -208,21 +214,21 @@ class Outbox:
         """What headers tell of the partition lies below its log's end, as it was asked for, or is said apart from the rest.
 
         Where nobody watches, and nobody did for a while, it is dropped: it would be held back for ever. Without an answer what is
-        to go next is believed. The number of offsets dropped.
+        to go next is believed, for a while. The number of offsets dropped.
         """
         log_end = self.log_ends.setdefault(key, LogEnd())
         log_end.answered(answer, now)
         if answer in (NOWHERE, UNWATCHED):
             return sum(map(self.give_up_doubted, self.about(key))) if log_end.is_nowhere(now) else 0
         for state in self.about(key):
+            if state.replayed and answer is not None:
+                self._keep_lost_apart(state)
             for layer in state.doubted[: 1 if answer is None else None]:
                 self._believe(state, layer)
-                if answer is not None:
-                    self._keep_apart(state, layer, answer)
         return 0
 
-    def _keep_apart(self, state: Outgoing, layer: Layer, end: int) -> None:
-        below, beyond = split(layer.runs, end, exact=layer.status != UNOBSERVED)
+    def _keep_apart(self, state: Outgoing, layer: Layer) -> None:
+        below, beyond = split(layer.runs, state.log_end.end)
         if not below or not beyond:
             return
         before = layer.size
@@ -232,24 +238,32 @@ class Outbox:
         state.version += 1
         self._grew(state, layer.size + apart.size - before)
 
-    def believe(self, state: Outgoing) -> None:
-        """What headers tell has to go unchecked, or it never goes."""
-        for layer in state.doubted:
-            self._believe(state, layer)
+    def _keep_lost_apart(self, state: Outgoing) -> None:
+        below, beyond = split(state.lost, state.log_end.end)
+        if beyond:
+            self.size += RUN_BYTES * (len(below) - len(state.lost))
+            state.lost = below
+            apart = self._append(state, UNOBSERVED, None, beyond)
+            apart.checked = True
+            state.version += 1
+            self._grew(state, apart.size)
 
     def _believe(self, state: Outgoing, layer: Layer) -> None:
+        """It may go; what lies beyond the end that is known, be it an old one, goes apart."""
         layer.checked = True
         self._close(state, layer)
+        self._keep_apart(state, layer)
 
     # --------------------------------------------------------------------------------------------------- giving up
 
     def give_up_doubted(self, state: Outgoing) -> int:
         """Nobody is to be told what headers tell of this partition; the number of offsets."""
         dropped = self.dropped
+        given_up = self._forget_lost(state) if state.replayed else 0
         for layer in state.doubted:
             state.queue.remove(layer)
             self._give_up(state, layer)
-        return self.dropped - dropped
+        return given_up + self.dropped - dropped
 
     def give_up(self, state: Outgoing) -> int:
         """Nobody is to be told anything of this partition; the number of offsets."""
@@ -259,10 +273,14 @@ class Outbox:
             self._landed(state)
         while state.queue:
             self._give_up(state, state.queue.popleft())
-        given_up = self.dropped - dropped + state.lost.count()  # those are counted already
-        self.size -= RUN_BYTES * len(state.lost)
-        state.lost = RunList()
-        return given_up
+        return self.dropped - dropped + self._forget_lost(state)
+
+    def _forget_lost(self, state: Outgoing) -> int:
+        """The number of offsets, which are counted as dropped already."""
+        lost, state.lost = state.lost, RunList()
+        self.size -= RUN_BYTES * len(lost)
+        state.version += 1
+        return lost.count()
 
     def _give_up(self, state: Outgoing, layer: Layer) -> None:
         self._close(state, layer)
@@ -293,27 +311,26 @@ class Outbox:
         return state.in_flight
 
     def _next_layer(self, state: Outgoing) -> Layer:
-        if state.lost:  # older than all else, and the horizon should not run ahead of it
+        if state.loses_next:
             self._coarsen(state, state.run_limit)
-            runs, state.lost = state.lost, RunList()
-            self.size -= RUN_BYTES * len(runs)
+            runs = state.lost
+            self._forget_lost(state)
             return Layer(UNOBSERVED, None, state.lost_serial, state.lost_number, runs)
-        layer = state.queue[0]
-        if len(layer.runs) > state.run_limit:
-            runs = layer.runs.take_runs(state.run_limit)
-            part = Layer(layer.status, layer.reason, layer.serial, layer.number, runs, layer.origin, replayed=layer.replayed)
-            self._grew(state, -RUN_BYTES * len(part.runs))
-            part.checked = layer.checked
-            layer.origin = None  # what its owner said under that number is over with the first part
-            self._close(state, layer)
-            for later in state.queue:
-                later.number += 1
-            state.number += 1
-            return part
-        state.queue.popleft()
+        layer = state.queue.popleft()
         self._close(state, layer)
         self._grew(state, -layer.size)
+        limit = max(state.run_limit, CARRIED_RUNS_MAX)
+        if len(layer.runs) > limit:
+            self._cut(state, layer, limit)
         return layer
+
+    def _cut(self, state: Outgoing, layer: Layer, limit: int) -> None:
+        """What is beyond the limit goes last: what is queued in between may have travelled, and keeps its number."""
+        rest = layer.runs
+        layer.runs = rest.take_runs(limit)
+        state.number += 1
+        state.queue.append(Layer(layer.status, layer.reason, layer.serial, state.number, rest, checked=layer.checked))
+        self._grew(state, state.queue[-1].size)
 
     def _close(self, state: Outgoing, layer: Layer) -> None:
         """Have the layer take no more offsets."""
@@ -328,17 +345,19 @@ class Outbox:
         state.slow = state.unknown = False
 
     def too_large(self, state: Outgoing) -> bool:
-        """The broker won't take a record of that size: the runs go back, smaller records follow under the same number.
+        """The broker won't take a record of that size: the runs go back, smaller records follow, the first under the same number.
 
-        False if there is nothing to split.
+        What may have travelled whole must not go in parts, of which a kill would leave the others to nobody: it becomes
+        unobserved, coarse enough. False if there is nothing to split.
         """
         flight = state.in_flight
         if flight is None or len(flight.layer.runs) < 2:
             return False
         self._landed(state)
         state.run_limit = len(flight.layer.runs) // 2
-        if flight.layer.number == state.lost_number and flight.layer.status == UNOBSERVED:
-            self._lose(state, flight.layer, count=False)
+        was_lost = flight.layer.number == state.lost_number and flight.layer.status == UNOBSERVED
+        if was_lost or state.run_limit < CARRIED_RUNS_MAX:
+            self._lose(state, flight.layer)
         else:
             state.queue.appendleft(flight.layer)
             self._grew(state, flight.layer.size)
@@ -356,14 +375,14 @@ class Outbox:
         if state.in_flight is not None and state.in_flight.layer.runs:
             yield self._row(state, state.in_flight.layer)
         if state.lost:
-            yield Carried(state.key, "", 0, UNOBSERVED, None, state.lost, state.via is not None)
+            yield Carried(state.key, "", 0, UNOBSERVED, None, state.lost, state.replayed)
         for layer in state.queue:
             if layer.runs:
                 yield self._row(state, layer)
 
     def _row(self, state: Outgoing, layer: Layer) -> Carried:
         source, number = layer.origin or (state.source, layer.number)
-        return Carried(state.key, source, number, layer.status, layer.reason, layer.runs, layer.replayed)
+        return Carried(state.key, source, number, layer.status, layer.reason, layer.runs, state.replayed)
 
     # --------------------------------------------------------------------------------------------------- dropping
 
@@ -388,40 +407,18 @@ class Outbox:
                 break
             self._coarsen(state, 1)
 
-    def _lose(self, state: Outgoing, layer: Layer, *, count: bool = True) -> None:
-        if layer.replayed and layer.runs.bounds[-1] > state.log_end.end:
-            self._lose_doubted(state, layer)
-            return
+    def _lose(self, state: Outgoing, layer: Layer) -> None:
+        """It is told as unobserved, if it was not to be told so anyway; what headers tell is checked then, as a whole."""
         before = len(state.lost)
-        state.lost_serial, state.lost_number = layer.serial, layer.number
+        state.lost_serial, state.lost_number = max(layer.serial, state.lost_serial), max(layer.number, state.lost_number)
         state.version += 1
-        if count:
+        if layer.status != UNOBSERVED:
             self.dropped += layer.runs.count()
         for first, stop in layer.runs:
             state.lost.add(first, stop)
         self.size += RUN_BYTES * (len(state.lost) - before)
         if len(state.lost) > LOST_RUNS:
             self._coarsen(state, LOST_RUNS // 2)
-
-    def _lose_doubted(self, state: Outgoing, layer: Layer) -> None:
-        """Told apart, once it is checked: a wrong header would have the rest of what is lost rejected."""
-        runs, label = layer.runs, (UNOBSERVED, None)
-        if layer.status == UNOBSERVED:  # dropped again, so it has to shrink
-            if len(runs) == 1:
-                return
-            runs.coarsen(len(runs) // 2)
-        else:
-            self.dropped += runs.count()
-        told = state.tails.get(label)
-        before = 0 if told is None else told.size
-        if told is None:
-            told = state.tails[label] = self._append(state, UNOBSERVED, None)
-        for run in runs:
-            told.runs.add(*run)
-        if len(told.runs) > LOST_RUNS:
-            told.runs.coarsen(LOST_RUNS // 2)
-        state.version += 1
-        self._grew(state, told.size - before)
 
     def _coarsen(self, state: Outgoing, most: int) -> None:
         before = len(state.lost)
@@ -460,6 +457,7 @@ def _encode(sink: str, state: Outgoing, layer: Layer, at: str) -> bytes:
     who, number = layer.origin or (state.source, layer.number)
     said |= {"source": who, "sequence": number, "at": at}
     if state.ahead is not None:
-        told = max(state.ahead[0], state.told)
+        waiting = [*state.lost.bounds[:1], *(one.runs.bounds[0] for one in state.queue if one.runs)]
+        told = max(state.ahead[0], min([state.told, *waiting]))
         said["ahead"] = [told, max(told, state.ahead[1])]
     return json.dumps(said, separators=(",", ":")).encode()

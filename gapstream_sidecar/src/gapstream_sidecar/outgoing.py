@@ -27,7 +27,7 @@ Label = tuple[str, str | None]
 class Layer:
     """Offsets that one observation will hold: each offset once, so that a second receipt needs another layer."""
 
-    __slots__ = ("checked", "number", "origin", "reason", "replayed", "runs", "serial", "status")
+    __slots__ = ("checked", "number", "origin", "reason", "runs", "serial", "status")
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Layer:
         runs: RunList | None = None,
         origin: tuple[str, int] | None = None,
         *,
-        replayed: bool = False,
+        checked: bool = True,
     ) -> None:
         self.status = status
         self.reason = reason
@@ -49,9 +49,8 @@ class Layer:
         self.runs = RunList() if runs is None else runs
         self.origin = origin
         """Source and sequence of another owner who said it first."""
-        self.replayed = replayed
-        """What headers of replayed records tell, which may be wrong: gapstream rejects the whole of what isn't in the log."""
-        self.checked = not replayed
+        self.checked = checked
+        """Not what headers of replayed records tell: they may be wrong, and gapstream rejects the whole of what isn't in the log."""
 
     @property
     def label(self) -> Label:
@@ -169,6 +168,11 @@ class Outgoing:
         return self.key, self.via
 
     @property
+    def replayed(self) -> bool:
+        """Whether headers of replayed records tell it, which may be wrong."""
+        return self.via is not None
+
+    @property
     def carrier(self) -> Key:
         """The partition with whose commits it travels."""
         return self.key if self.via is None else self.via
@@ -179,8 +183,8 @@ class Outgoing:
 
     @property
     def kept_until(self) -> float:
-        """Nothing is sent before that: it is held, or its log's end is being asked for, or will be then."""
-        return max(self.held_until, self.log_end.awaited_until)
+        """Nothing is sent before that: it is held, or headers tell it and its log's end is being asked for, or will be then."""
+        return max(self.held_until, self.log_end.awaited_until) if self.replayed else self.held_until
 
     @property
     def doubted(self) -> list[Layer]:
@@ -193,21 +197,20 @@ class Outgoing:
         return self.in_flight is None and not self.queue and not self.lost
 
     @property
+    def loses_next(self) -> bool:
+        """Whether what was dropped is sent next: numbers rise, and a layer may be older that was not queued when others were dropped."""
+        return bool(self.lost) and not (self.queue and self.queue[0].number < self.lost_number)
+
+    @property
     def next_serial(self) -> int:
         """Of what is sent next; there must be something waiting."""
-        return self.lost_serial if self.lost else self.queue[0].serial
+        return self.lost_serial if self.loses_next else self.queue[0].serial
 
     def settled(self, serial: int) -> bool:
         """Whether everything up to the layer ``serial`` is acknowledged."""
-        if self.in_flight is not None:
-            oldest = self.in_flight.layer.serial
-        elif self.lost:
-            oldest = self.lost_serial
-        elif self.queue:
-            oldest = self.queue[0].serial
-        else:
-            return True
-        return oldest > serial
+        if self.in_flight is not None and self.in_flight.layer.serial <= serial:
+            return False
+        return not (self.lost and self.lost_serial <= serial) and all(layer.serial > serial for layer in self.queue)
 
     def ends_at(self, offset: int | None) -> bool:
         """Whether the newest layer ends with a run up to ``offset``: as far as a commit of ``offset`` says by itself."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import secrets
 import socket
@@ -10,14 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
-from functools import partial
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError
 
 from gapstream_sidecar import lifetime
 from gapstream_sidecar.carried import UNOBSERVED, Carried, encode
-from gapstream_sidecar.client import NOT_WATCHED, EndsLike, ProducerLike
+from gapstream_sidecar.client import EndsLike, ProducerLike
 from gapstream_sidecar.complaints import Complaints
+from gapstream_sidecar.courier import Courier, Name
 from gapstream_sidecar.deliveries import Key
 from gapstream_sidecar.doubts import NOWHERE, UNWATCHED
 from gapstream_sidecar.ends import Found
@@ -30,10 +29,6 @@ LINGER_S = 0.1
 """How long offsets wait for company when nobody is in a hurry."""
 SKIPPED_LINGER_S = 0.02
 """The same where something was skipped or repeated: somebody waits for the news."""
-RETRY_S = 1.0
-"""Between two attempts for one partition; librdkafka's own retries come before."""
-RENEW_S = 5.0
-"""After a fatal error of the producer, before a new one takes over."""
 SUSPENDED_S = 3.0
 """A thread that turns once a second was not turning for that long: the process was stopped, and others may own its partitions."""
 ENDS_S = 10.0
@@ -46,8 +41,6 @@ _IDLE_S = 1.0
 """The longest rest while nothing is in flight: the client's own events (token refresh, errors) are served then."""
 _CROWDED_S = 0.01
 """The shortest wait while the payloads in flight leave no room for more."""
-Name = tuple[Key, Key | None]
-"""Of what is told of a partition, and by which one's headers."""
 Awaited = list[tuple[Outgoing, int]]
 """Partitions and the serial up to which an acknowledgement is awaited."""
 
@@ -77,19 +70,19 @@ class Reporter:
         self._max_bytes = max_backlog_bytes
         self._complaints = complaints
         self._clock = clock
-        self._producer: ProducerLike | None = None
         self._begin()
-        self._producer = make_producer()
+        self._courier.producer = make_producer()
         lifetime.forks(self)
 
     def _begin(self) -> None:
         """The state of a sidecar that has reported nothing: in a new process everything is new, the lock too."""
         self._changed = threading.Condition()
         self._outbox = Outbox(self.sink, f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}", self._max_bytes)
+        self._courier = Courier(
+            self._outbox, self._topic_prefix, self._complaints, self._clock, too_large=self._was_too_large, answered=self._on_delivery
+        )
         self._waiting: dict[Name, Outgoing] = {}
         """Partitions with something queued."""
-        self._failed_partitions: dict[Name, Outgoing] = {}
-        """Partitions whose observation in flight waits for another attempt."""
         self._texts: dict[Key, tuple[int, str]] = {}
         """Version and text of what travels with commits of what simply follows."""
         self._calls: dict[Callable[[], None], float] = {}
@@ -97,11 +90,6 @@ class Reporter:
         self._to_ask: list[Key] = []
         """Partitions whose log's end is to be asked for."""
         self._asking_until = float("-inf")
-        self._handed_over = 0
-        self._generation = 0
-        self._renew_at = float("-inf")
-        """Before that no producer is made."""
-        self._retired: list[ProducerLike] = []
         self._thread: threading.Thread | None = None
         self._turned_at = float("inf")
         """When the thread last took its turn."""
@@ -119,7 +107,8 @@ class Reporter:
         """Counters as of now."""
         with self._changed:
             outbox = self._outbox
-            return Stats(self._sent, self._acknowledged, self._failures, outbox.dropped + self._dropped_late, outbox.size)
+            failed = self._failures + self._courier.failures
+            return Stats(self._sent, self._acknowledged, failed, outbox.dropped + self._dropped_late, outbox.size)
 
     def fault(self, kind: str, error: BaseException) -> None:
         """Count and log a fault of our own that the host must not see."""
@@ -191,7 +180,13 @@ class Reporter:
                 version, text = self._texts.get(key, (-1, ""))
                 if version == states[0].version:
                     return text
-            text = encode(self.sink, (*(row for one in states for row in outbox.rows(one)), *parked), key, offset)
+            text, untold = encode(self.sink, (*(row for one in states for row in outbox.rows(one)), *parked), key, offset)
+            if untold:
+                self._complaints.say(
+                    "room",
+                    f"gapstream sidecar: a commit of {key} has no room for what headers of replayed records tell of {', '.join(untold)}: "
+                    "if this process is killed now, records that were replayed stay missing",
+                )
             if plain:
                 self._texts[key] = (states[0].version, text)
             return text
@@ -250,7 +245,7 @@ class Reporter:
         for call in list(self._calls):
             call()
         with self._changed:
-            for state in list(self._failed_partitions.values()):
+            for state in list(self._courier.failed.values()):
                 state.retry_at = self._clock()
             self._hurry(None, None)
             states = [(state, state.serial) for state in self._outbox.all() if not state.idle]
@@ -285,10 +280,7 @@ class Reporter:
             self._changed.notify_all()
         if thread is not None and thread is not threading.current_thread():
             thread.join(1.0)
-        if self._producer is not None:
-            self._producer.purge()  # or the client would wait for the brokers
-        self._producer = None
-        self._retired.clear()
+        self._courier.end()
         lifetime.has_ended(self)
 
     def _give_up_unwatched(self, ends: dict[Key, int | None]) -> None:
@@ -308,7 +300,7 @@ class Reporter:
                     )
                 for state in states:
                     if state.idle:
-                        self._failed_partitions.pop(state.name, None)
+                        self._courier.failed.pop(state.name, None)
             self._changed.notify_all()
 
     def _flush_held(self, timeout: float) -> bool:
@@ -316,7 +308,7 @@ class Reporter:
         with self._changed:
             for state in self._outbox.all():
                 state.held_until = float("-inf")
-                self._outbox.believe(state)
+                state.log_end.answered(None, self._clock())
         return self.flush(timeout)
 
     # ---------------------------------------------------------------------------------------- inside, lock is held
@@ -344,8 +336,8 @@ class Reporter:
     def _ensure_running(self) -> None:
         if self._closed:
             return
-        if self._producer is None and self._clock() >= self._renew_at:
-            self._producer = self._make_producer()
+        if self._courier.producer is None and self._clock() >= self._courier.renew_at:
+            self._courier.producer = self._make_producer()
         if self._thread is None:
             self._turned_at = self._clock()
             lifetime.ends(self)
@@ -407,7 +399,7 @@ class Reporter:
         if not state.is_waiting():
             self._waiting.pop(state.name, None)
         self._sent += 1
-        self._hand_over(state)
+        self._courier.hand_over(state)
 
     def _asks_end(self, state: Outgoing, now: float) -> bool:
         """Have the log's end asked for, from the thread: nobody's commit or poll does that. Whether an answer is waited for."""
@@ -441,6 +433,11 @@ class Reporter:
             self._asking_until = float("-inf")
             now = self._clock()
             for key, end in ends.items():
+                if end is None:
+                    self._complaints.say(
+                        "unchecked",
+                        f"gapstream sidecar: it is not known where the log of {key} ends: headers of replayed records are believed",
+                    )
                 if self._outbox.check(key, end, now):
                     self._complaints.say(
                         "nowhere", f"gapstream sidecar: records say they are replays from {key}, which nobody watches: that is not reported"
@@ -449,71 +446,20 @@ class Reporter:
                 self.call_soon(self._ask_ends, 0.0)
             self._changed.notify_all()
 
-    def _hand_over(self, state: Outgoing) -> None:
-        flight, producer = state.in_flight, self._producer
-        if flight is None:
-            return
-        if producer is None:
-            state.retry_at = self._renew_at
-            self._failed_partitions[state.name] = state
-            return
-        topic, number = state.key
-        told = partial(self._on_delivery, state, self._generation)
-        try:
-            producer.produce(self._topic_prefix + topic, flight.payload, partition=number, on_delivery=told)
-        except BufferError as error:
-            self._retry(state, error)
-        except KafkaException as error:
-            self._refusal(state, error.args[0])
-        else:
-            self._handed_over += 1
-            self._failed_partitions.pop(state.name, None)
-
-    def _refusal(self, state: Outgoing, error: KafkaError) -> None:
-        """The observation did not get into the topic (or it is not known): sent again, with the same number."""
-        if error.code() == KafkaError._FATAL or error.fatal():
-            self._failures += 1
-            self._complaints.say("producer", f"gapstream sidecar: its producer failed for good and is replaced: {error}")
-            self._renew()
-        elif error.code() == KafkaError.MSG_SIZE_TOO_LARGE and self._outbox.too_large(state):
-            self._failures += 1
-            self._waiting[state.name] = state
-            self._failed_partitions.pop(state.name, None)
-            self._send(state)
-        else:
-            state.unknown = error.code() in NOT_WATCHED
-            self._retry(state, error)
-
-    def _retry(self, state: Outgoing, error: KafkaError | BufferError) -> None:
-        self._failures += 1
-        where = f"{self._topic_prefix}{state.key[0]}, partition {state.key[1]}"
-        self._complaints.say("produce", f"gapstream sidecar: an observation can't be written to {where}, held back: {error}")
-        state.retry_at = self._clock() + RETRY_S
-        self._failed_partitions[state.name] = state
-
-    def _renew(self) -> None:
-        """Retire the producer: what it held goes to the next one. A repeat is harmless, numbers are unchanged."""
-        if self._producer is not None:
-            self._retired.append(self._producer)
-        self._producer = None
-        self._generation += 1
-        self._handed_over = 0
-        self._renew_at = self._clock() + RENEW_S
-        for state in self._outbox.all():
-            if state.in_flight is not None:
-                state.retry_at = self._renew_at
-                self._failed_partitions[state.name] = state
+    def _was_too_large(self, state: Outgoing) -> None:
+        self._waiting[state.name] = state
+        self._send(state)
 
     # -------------------------------------------------------------------------------------------------- the thread
 
     def _on_delivery(self, state: Outgoing, generation: int, error: KafkaError | None, _message: object) -> None:
         """The client's answer; called from ``poll``, so by the thread alone."""
         with self._changed:
-            if generation != self._generation or self._closed or state.in_flight is None:
+            if generation != self._courier.generation or self._closed or state.in_flight is None:
                 return
-            self._handed_over -= 1
+            self._courier.handed_over -= 1
             if error is not None:
-                self._refusal(state, error)
+                self._courier.refusal(state, error)
                 return
             self._acknowledged += 1
             self._outbox.acknowledged(state)
@@ -541,10 +487,10 @@ class Reporter:
             self._notice_suspension()
             now = self._turned_at = self._clock()
             self._send_due(now)
-            producer, retired = self._producer, self._retired[:]
-            self._retired.clear()
+            producer, retired = self._courier.producer, self._courier.retired[:]
+            self._courier.retired.clear()
             pause = self._pause(now)
-            if not self._handed_over and pause > 0:
+            if not self._courier.handed_over and pause > 0:
                 self._changed.wait(pause)
                 pause = 0.0
         for one in retired:
@@ -564,9 +510,9 @@ class Reporter:
             call()
 
     def _send_due(self, now: float) -> None:
-        for state in [one for one in self._failed_partitions.values() if one.retry_at <= now]:
+        for state in [one for one in self._courier.failed.values() if one.retry_at <= now]:
             self._ensure_running()
-            self._hand_over(state)
+            self._courier.hand_over(state)
         for state in [one for one in self._waiting.values() if one.is_waiting() and (self._is_urgent(one, now) or self._due(one) <= now)]:
             self._send(state)
         for name in [one.name for one in self._waiting.values() if not one.is_waiting()]:  # what it waited with was dropped
@@ -577,7 +523,7 @@ class Reporter:
 
     def _pause(self, now: float) -> float:
         """Seconds until something is due."""
-        dues = [one.retry_at for one in self._failed_partitions.values()]
+        dues = [one.retry_at for one in self._courier.failed.values()]
         dues += [self._due(one) for one in self._waiting.values() if one.in_flight is None]
         dues += self._calls.values()
         pause = min(dues, default=now + _IDLE_S) - now
@@ -586,12 +532,8 @@ class Reporter:
     # ------------------------------------------------------------------------------------------------------- forks
 
     def after_fork_in_child(self) -> None:
-        """The parent's thread is not here, its producer can't be used and can't even be freed: begin anew, on first use."""
-        for producer in (self._producer, *self._retired):
-            if producer is not None:
-                # Freeing it would join threads that exist in the parent only, and hang. One reference too many, for ever.
-                ctypes.pythonapi.Py_IncRef(ctypes.py_object(producer))
-        self._producer = None
+        """The parent's thread is not here, and its producer is of no use: begin anew, on first use."""
+        self._courier.leave_to_parent()
         closed = self._closed
         self._begin()
         self._closed = self._closing = closed

@@ -108,3 +108,10 @@ class RunList:
                 kept.append(bounds[at + 1])
         kept.append(bounds[-1])
         self.bounds = array("q", kept)
+
+    def coarser(self, most: int) -> RunList:
+        """A copy that has at most ``most`` runs; see ``coarsen``."""
+        made = RunList()
+        made.bounds = self.bounds[:]
+        made.coarsen(most)
+        return made

@@ -17,6 +17,6 @@ class Stats:
     """Attempts that ended with an error, and faults inside the sidecar."""
     dropped: int = 0
     """Offsets whose report was given up: told as unobserved later, or not at all where the sidecar was closed first or
-    replayed records told them."""
+    replayed records told them of a partition that nobody watches."""
     backlog_bytes: int = 0
     """Memory of what is not yet acknowledged, about."""
