@@ -30,7 +30,7 @@ def faults(plan: Plan, seconds: float) -> Iterator[Fault]:
             yield fault
 
 
-@settings(max_examples=50)
+@settings(max_examples=20)
 @given(seeds, lengths)
 def test_faults_of_a_partition_neither_overlap_nor_touch(seed: int, seconds: int) -> None:
     taken: dict[tuple[str, int], int] = {}
@@ -40,7 +40,7 @@ def test_faults_of_a_partition_neither_overlap_nor_touch(seed: int, seconds: int
         taken[fault.topic, fault.partition] = fault.stop
 
 
-@settings(max_examples=50)
+@settings(max_examples=20)
 @given(seeds, lengths)
 def test_each_kind_is_there(seed: int, seconds: int) -> None:
     counts = Counter(fault.kind for fault in faults(plan(seed, seconds), seconds))
@@ -48,7 +48,7 @@ def test_each_kind_is_there(seed: int, seconds: int) -> None:
     assert all(counts[kind] >= at_least for kind in Kind), counts
 
 
-@settings(max_examples=50)
+@settings(max_examples=20)
 @given(seeds, lengths)
 def test_without_a_table_nothing_vanishes_and_the_rest_is_there(seed: int, seconds: int) -> None:
     made = plan(seed, seconds, WITHOUT_TABLE)
@@ -62,7 +62,7 @@ def test_a_table_loses_whole_blocks_and_nothing_of_it_is_late() -> None:
     assert {fault.kind for fault in of_table} == set(Kind) - {Kind.LATE}
 
 
-@settings(max_examples=50)
+@settings(max_examples=20)
 @given(seeds, lengths)
 def test_nothing_is_planned_that_could_not_be_judged(seed: int, seconds: int) -> None:
     made = plan(seed, seconds)
@@ -72,7 +72,7 @@ def test_nothing_is_planned_that_could_not_be_judged(seed: int, seconds: int) ->
         assert done_s + (9 if fault.topic == warehouse.TOPIC else 6) <= seconds
 
 
-@settings(max_examples=50)
+@settings(max_examples=20)
 @given(seeds, lengths)
 def test_the_same_seed_means_the_same_faults(seed: int, seconds: int) -> None:
     assert list(faults(plan(seed, seconds), seconds)) == list(faults(plan(seed, seconds), seconds))
