@@ -61,10 +61,12 @@ class Stretch(NamedTuple):
 def hop(view: memoryview, at: int, end: int, most: int) -> list[int]:
     """Where batches begin from ``at`` on, and where the last of them ends: one more than there are batches, ``most`` of which are told.
 
-    All lie in ``view[at:end]``, if their lengths are right.
+    All lie in ``view[at:end]``, if their lengths are right. Where the first one is large none are told: more like it will follow.
     """
     starts: list[int] = []
     append, unpack, last = starts.append, _LENGTH.unpack_from, end - HEADER_SIZE
+    if at <= last and unpack(view, at)[0] > LARGEST:
+        return starts
     for _ in range(most):
         if at > last:
             break

@@ -81,6 +81,11 @@ def test_all_of_them_are_read() -> None:
     assert (told["records"], told["next"], told["low"], told["high"]) == ([(0, 3000)], 3000, T0, T0)
 
 
+def test_large_batches_are_left_to_be_read_one_by_one() -> None:
+    log = memoryview(b"".join(plain(4, size=2 * LARGEST)))
+    assert hop(log, 0, len(log), SLICE) == []
+
+
 def test_a_marker_for_each_hundred() -> None:
     log = [marker(at, 7) if at % 100 == 99 else small(at, attributes=TRANSACTIONAL, producer=7) for at in range(3000)]
     told = assert_same(b"".join(log))
