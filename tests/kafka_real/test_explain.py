@@ -58,15 +58,15 @@ class Scene:
 def write(kit: KafkaKit) -> str:
     """A topic with offsets 0 to 20: compacted, plain, committed, aborted, plain."""
     topic = kit.make_topic(config=CONFIG)
-    kit.produce(topic, 0, 6, key=b"again", conf={"linger.ms": 100})
+    kit.produce(topic, 0, 6, key=b"again", conf={"linger.ms": 5000})
     time.sleep(0.3)  # the broker's own clock: a record that comes so late closes the segment before it
     kit.produce(topic, 0, 1, key=b"\xffnext")
     eventually(lambda: [one.offset() for one in kit.read(topic)] == [5, 6], "the cleaner has been there")
     kit.set_topic_config(topic, {"min.compaction.lag.ms": "3600000", "segment.ms": "3600000"})
-    kit.produce(topic, 0, 5, key=b"plain", conf={"compression.type": "lz4", "linger.ms": 100})
+    kit.produce(topic, 0, 5, key=b"plain", conf={"compression.type": "lz4", "linger.ms": 5000})
     kit.transact(topic, 0, 3, key=b"committed")
     kit.transact(topic, 0, 2, key=b"aborted", commit=False)
-    kit.produce(topic, 0, 2, key=b"plain", value=lambda number: None if number else b"value", conf={"linger.ms": 100})
+    kit.produce(topic, 0, 2, key=b"plain", value=lambda number: None if number else b"value", conf={"linger.ms": 5000})
     assert kit.offsets(topic) == (0, 21)
     return topic
 
