@@ -23,9 +23,11 @@ from stream_app.kafka.minutes import NEVER, MinuteRuns
 from stream_app.kafka.records import (
     CODEC_MASK,
     CONTROL,
+    CRC_FROM,
     HAS_DELETE_HORIZON,
     HEADER_SIZE,
     LOG_APPEND_TIME,
+    OVERHEAD,
     TRANSACTIONAL,
     Detail,
     Record,
@@ -43,11 +45,7 @@ and epoch and base sequence are skipped,) record count."""
 _PRODUCER_ID = struct.Struct(">q")
 _PRODUCER_ID_AT = 43
 _BASE_AND_LENGTH = struct.Struct(">qi")
-_OVERHEAD = 12
-"""Bytes of base offset and length; the length counts what follows."""
 _MAGIC_AT = 16
-_CRC_FROM = 21
-"""The CRC covers from the attributes to the end: neither the offset nor the length nor the epoch."""
 _LEGACY_ATTRIBUTES_AT = 17
 _LEGACY_MIN = 14
 """Length of the shortest message of format v0: CRC, magic, attributes, and two lengths."""
@@ -90,7 +88,7 @@ def _header_at(view: memoryview, at: int) -> Batch:
     """The v2 batch whose header, whole, is at ``at``."""
     base, length, epoch, magic, crc, attributes, delta, base_time, max_time, count = _HEADER.unpack_from(view, at)
     (producer,) = _PRODUCER_ID.unpack_from(view, at + _PRODUCER_ID_AT)
-    return Batch(at, at + _OVERHEAD + length, base, epoch, magic, crc, attributes, delta, base_time, max_time, producer, count)
+    return Batch(at, at + OVERHEAD + length, base, epoch, magic, crc, attributes, delta, base_time, max_time, producer, count)
 
 
 def add_run(runs: list[Run], first: int, stop: int) -> None:
@@ -280,9 +278,9 @@ class BatchParser:
                     and magic == 2
                     and count > 0
                     and length > 48
-                    and (stop := at + _OVERHEAD + length) <= end
+                    and (stop := at + OVERHEAD + length) <= end
                     and (upto := base + count) <= bound
-                    and (not check or crc32c(view[at + _CRC_FROM : stop]) == crc)
+                    and (not check or crc32c(view[at + CRC_FROM : stop]) == crc)
                 ):
                     # The plain case, and the only one on most topics: every line here is paid for millions of times.
                     if epoch != last_epoch:
@@ -329,7 +327,7 @@ class BatchParser:
             return self._legacy(batch)
         if batch.magic > 2:
             return self._damaged(batch, f"format v{batch.magic} is unknown")
-        if self._check and crc32c(self._view[batch.at + _CRC_FROM : batch.stop]) != batch.crc:
+        if self._check and crc32c(self._view[batch.at + CRC_FROM : batch.stop]) != batch.crc:
             return self._damaged(batch, "the CRC is wrong")
         if not 0 <= batch.records <= batch.delta + 1:
             return self._damaged(batch, f"it claims {batch.records} records in {batch.delta + 1} offsets")
@@ -450,11 +448,11 @@ class BatchParser:
         if left <= 0:
             self._done = True
             return 0
-        if left < _OVERHEAD:
+        if left < OVERHEAD:
             return self._cut_off(HEADER_SIZE)
         base, length = _BASE_AND_LENGTH.unpack_from(self._view, at)
         magic = self._view[at + _MAGIC_AT] if left > _MAGIC_AT else 2
-        batch = Batch(at, at + _OVERHEAD + length, base, -1, magic, 0, 0, 0, -1, -1, -1, 1)
+        batch = Batch(at, at + OVERHEAD + length, base, -1, magic, 0, 0, 0, -1, -1, -1, 1)
         return self._odd(batch)
 
     def _cut_off(self, size: int) -> int:
@@ -484,7 +482,7 @@ class BatchParser:
     def _damaged_stop(self, batch: Batch) -> int:
         """One past the last offset of a damaged batch, whose header may be damaged too; the next batch's offset bounds it."""
         follows = self._bound
-        if self._end - batch.stop >= _OVERHEAD:
+        if self._end - batch.stop >= OVERHEAD:
             offset: int = _BASE_AND_LENGTH.unpack_from(self._view, batch.stop)[0]
             if batch.base < offset < follows:
                 follows = offset
@@ -495,7 +493,7 @@ class BatchParser:
 
 def _shortest(magic: int) -> int:
     """Bytes of the shortest batch or message of a format."""
-    return HEADER_SIZE if magic >= 2 else _OVERHEAD + _LEGACY_MIN
+    return HEADER_SIZE if magic >= 2 else OVERHEAD + _LEGACY_MIN
 
 
 def whole_batches(view: memoryview, start: int, end: int) -> Iterator[Batch]:
@@ -506,7 +504,7 @@ def whole_batches(view: memoryview, start: int, end: int) -> Iterator[Batch]:
     at = start
     while end - at > _MAGIC_AT:
         base, length = _BASE_AND_LENGTH.unpack_from(view, at)
-        stop, magic = at + _OVERHEAD + length, view[at + _MAGIC_AT]
+        stop, magic = at + OVERHEAD + length, view[at + _MAGIC_AT]
         if stop > end or stop - at < _shortest(magic):
             return
         if magic < 2:
@@ -542,7 +540,7 @@ def details_of(view: memoryview, batch: Batch) -> list[Detail]:
 def _checked(view: memoryview, batch: Batch) -> memoryview:
     if batch.magic > 2:
         raise UndecodableError(f"format v{batch.magic} is unknown")
-    if crc32c(view[batch.at + _CRC_FROM : batch.stop]) != batch.crc:
+    if crc32c(view[batch.at + CRC_FROM : batch.stop]) != batch.crc:
         raise UndecodableError("the CRC is wrong")
     if not 0 <= batch.records <= batch.delta + 1:
         raise UndecodableError(f"it claims {batch.records} records in {batch.delta + 1} offsets")
@@ -560,8 +558,8 @@ def last_batch(view: memoryview, start: int, end: int, min_bytes: int = 0) -> tu
         return None
     while end - at >= HEADER_SIZE:
         length = unpack(view, at)[1]
-        stop = at + _OVERHEAD + length
-        if stop > end or length < HEADER_SIZE - _OVERHEAD:
+        stop = at + OVERHEAD + length
+        if stop > end or length < HEADER_SIZE - OVERHEAD:
             break
         last, at = at, stop
     if last < 0:

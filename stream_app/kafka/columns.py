@@ -1,7 +1,7 @@
 """The headers of many record batches at once, column by column, and the stretches of plain ones among them.
 
 Where each batch holds a record or two, looking at batch after batch costs more than all else together. Here only the hop from
-length to length and the CRC are done batch by batch; the rest goes by columns (numpy). It settles nothing by itself: what it
+length to length is made batch by batch; the rest goes by columns (numpy). It settles nothing by itself: what it
 does not call plain is looked at one by one.
 """
 
@@ -15,16 +15,11 @@ from typing import NamedTuple
 import numpy as np
 
 from stream_app.core.minutes import MINUTE_MS
-from stream_app.kafka.crcs import proved
-from stream_app.kafka.records import CONTROL, HAS_DELETE_HORIZON, HEADER_SIZE, LOG_APPEND_TIME, TRANSACTIONAL
+from stream_app.kafka.crcs import LARGEST, proved
+from stream_app.kafka.records import CONTROL, CRC_FROM, HAS_DELETE_HORIZON, HEADER_SIZE, LOG_APPEND_TIME, OVERHEAD, TRANSACTIONAL
 
 _LENGTH = struct.Struct(">8xI")
 """Of a batch, unsigned: a damaged one must not lead backwards."""
-_OVERHEAD = 12
-"""Bytes of base offset and length; the length counts what follows."""
-_CRC_FROM = 21
-LARGEST = 4096
-"""Bytes of a batch that is looked at by columns: with larger ones there is little to gain."""
 _HEADER = np.dtype(
     {
         "names": ["base", "length", "epoch", "magic", "crc", "attributes", "delta", "base_time", "max_time", "count"],
@@ -71,7 +66,7 @@ def hop(view: memoryview, at: int, end: int, most: int) -> list[int]:
         if at > last:
             break
         append(at)
-        at += unpack(view, at)[0] + _OVERHEAD
+        at += unpack(view, at)[0] + OVERHEAD
     if at <= end:
         append(at)
     return starts
@@ -80,7 +75,7 @@ def hop(view: memoryview, at: int, end: int, most: int) -> list[int]:
 def stretches(view: memoryview, starts: list[int], *, bound: int, check_crcs: bool) -> Iterator[Stretch]:
     """The batches that :func:`hop` found, in order, as few stretches as can be; nothing plain lies at or above offset ``bound``.
 
-    Ends before a batch that is large, or whose length is nonsense.
+    Ends before a batch that is large (there is little to gain), or whose length is nonsense.
     """
     edges = np.array(starts, np.int64) - starts[0]
     sizes = np.diff(edges)
@@ -98,8 +93,8 @@ def stretches(view: memoryview, starts: list[int], *, bound: int, check_crcs: bo
     plain = (head["magic"] == 2) & (attributes & (CONTROL | HAS_DELETE_HORIZON) == 0)
     plain &= (count > 0) & (count == head["delta"].astype(np.int64) + 1) & (base <= bound - count) & (low // MINUTE_MS == minute)
     if check_crcs:
-        np.ndarray((len(held) - _CRC_FROM + 1, _CRC_FROM), np.uint8, held, strides=(1, 1))[at] = 0
-        plain &= proved(held.data, at + _CRC_FROM, stop, head["crc"].astype(np.uint32))
+        np.ndarray((len(held) - CRC_FROM + 1, CRC_FROM), np.uint8, held, strides=(1, 1))[at] = 0
+        plain &= proved(held.data, at + CRC_FROM, stop, head["crc"].astype(np.uint32))
     joined = (base[1:] == base[:-1] + count[:-1]) & (epoch[1:] == epoch[:-1]) & (minute[1:] == minute[:-1])
     breaks = np.flatnonzero(np.where(plain[1:] & plain[:-1], ~joined, plain[1:] != plain[:-1])) + 1
     begin, last = np.concatenate(([0], breaks)), np.concatenate((breaks, [len(at)])) - 1

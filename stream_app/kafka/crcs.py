@@ -18,12 +18,14 @@ from crc32c import crc32c
 Words = npt.NDArray[np.uint32]
 Ints = npt.NDArray[np.int64]
 
-REACH = 1 << 13
-"""No claim is moved over so many bytes."""
 _GROUP = 12
 """Pieces are checked in groups of about 2 ** 12 bytes: what is damaged is found in one of them."""
 LARGEST = 1 << _GROUP
 """Bytes of a piece are less."""
+REACH = 2 * LARGEST
+"""No claim is moved over so many bytes."""
+_DIGIT = 7
+"""Bits of a distance that are looked up first; the others come second."""
 _CASTAGNOLI = 0x82F63B78
 """The polynomial of CRC32C, bits reversed, as in RFC 3720."""
 _INVERTED = 0xFFFFFFFF
@@ -31,29 +33,31 @@ _INVERTED = 0xFFFFFFFF
 
 @cache
 def _tables() -> tuple[Words, Words]:
-    """By low and by high byte of a distance, and by place and value of each byte of a CRC: what this byte becomes, moved so far."""
+    """By low and by high digit of a distance, and by place and value of each byte of a CRC: what this byte becomes, moved so far."""
     step = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         step = np.where(step & 1, step >> 1 ^ np.uint32(_CASTAGNOLI), step >> 1)
     here = (np.arange(256, dtype=np.uint32) << (8 * np.arange(4, dtype=np.uint32))[:, None]).ravel()
     near = [here]
-    for _ in range(128):
+    for _ in range(1 << _DIGIT):
         near.append(step[near[-1] & 255] ^ near[-1] >> 8)
     page = near.pop()
     far = [here]
-    for _ in range(63):
-        last = far[-1]
-        far.append(page[last & 255] ^ page[256 + (last >> 8 & 255)] ^ page[512 + (last >> 16 & 255)] ^ page[768 + (last >> 24)])
+    while len(far) < REACH >> _DIGIT:
+        far.append(_looked_up(page, far[-1], 0))
     return np.concatenate(near), np.concatenate(far)
+
+
+def _looked_up(table: Words, crcs: Words, at: Ints | int) -> Words:
+    """What becomes of all four bytes of each CRC; ``at``: where its distance begins in the table."""
+    low, high = crcs & 65535, crcs >> 16
+    return table[at + (low & 255)] ^ table[at + 256 + (low >> 8)] ^ table[at + 512 + (high & 255)] ^ table[at + 768 + (high >> 8)]
 
 
 def _moved(crcs: Words, distances: Ints) -> Words:
     """Each of ``crcs`` (not inverted) moved over as many bytes as its distance says, below :data:`REACH`."""
-    for table, digit in zip(_tables(), (distances & 127, distances >> 7), strict=True):
-        at = digit << 10
-        low, high = crcs & 65535, crcs >> 16
-        crcs = table[at + (low & 255)] ^ table[at + 256 + (low >> 8)] ^ table[at + 512 + (high & 255)] ^ table[at + 768 + (high >> 8)]
-    return crcs
+    near, far = _tables()
+    return _looked_up(far, _looked_up(near, crcs, (distances & (1 << _DIGIT) - 1) << 10), distances >> _DIGIT << 10)
 
 
 @cache

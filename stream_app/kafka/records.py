@@ -16,6 +16,10 @@ from aiokafka.record.legacy_records import LegacyRecordBatch
 
 HEADER_SIZE = 61
 """Bytes before the records of a v2 batch (``DefaultRecordBatch.java``)."""
+OVERHEAD = 12
+"""Bytes of a batch's base offset and length; the length counts what follows."""
+CRC_FROM = 21
+"""The CRC of a v2 batch covers from the attributes to the end: neither the offset nor the length nor the epoch."""
 CODEC_MASK = 0x07
 LOG_APPEND_TIME = 0x08
 TRANSACTIONAL = 0x10

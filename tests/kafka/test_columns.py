@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from stream_app.core.minutes import MINUTE_MS
 from stream_app.kafka.batches import MANY, BatchParser
-from stream_app.kafka.columns import LARGEST, hop, stretches
+from stream_app.kafka.columns import hop, stretches
+from stream_app.kafka.crcs import LARGEST
 from stream_app.kafka.minutes import MinuteRuns
 from tests.support.log_bytes import (
     ABORT,
