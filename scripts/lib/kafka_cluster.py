@@ -7,6 +7,7 @@ benchmarks and the campaign use the same class.
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import signal
 import socket
@@ -157,8 +158,10 @@ class KafkaCluster:
         self._wait_for([broker], 1, timeout)
 
     def pause_broker(self, broker: int) -> None:
-        """SIGSTOP: the broker freezes with all its connections open."""
-        self._running(broker).send_signal(signal.SIGSTOP)
+        """SIGSTOP: the broker freezes with all its connections open. Returns when none of its threads runs any more."""
+        node = self._running(broker)
+        node.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, node.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # WNOWAIT leaves an exit to Popen
 
     def resume_broker(self, broker: int) -> None:
         """SIGCONT: the broker goes on where it was paused."""

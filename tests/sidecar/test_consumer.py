@@ -540,6 +540,20 @@ def test_a_batch_with_a_hole_is_looked_at_record_by_record(bench: Bench, skips: 
     assert inside.asked_for_positions <= 5  # skips everywhere: it is no longer asked for
 
 
+def test_a_hole_and_a_first_record_in_one_batch_are_told_apart(bench: Bench) -> None:
+    """Their sum is that of a batch without either."""
+    sidecar = bench.sidecar()
+    consumer, inside = bench.wrapped(sidecar)
+    inside.deliver("orders", 0, *range(100))
+    consumer.consume(100)
+    inside.deliver("orders", 0, *range(100, 150), *range(151, 200))
+    inside.deliver("orders", 1, 7)
+    consumer.consume(100)
+    consumer.commit()
+    assert sidecar.flush()
+    assert sorted((one["partition"], one["runs"]) for one in bench.producer.said()) == [(0, [[0, 149], [151, 199]]), (1, [[7, 7]])]
+
+
 def test_events_among_records_are_not_delivered(bench: Bench) -> None:
     """A record that can't be read is an event at its offset, and the position moves past it."""
     sidecar = bench.sidecar()

@@ -93,10 +93,21 @@ def test_positions_that_moved_by_as_many_as_were_handed_out_tell_it_all() -> Non
     deliver(deliveries, 10)
     deliver(deliveries, 70, key=other)
     assert [one.key for one in deliveries.followed] == [KEY, other]
-    assert deliveries.moved([15, 71], 4)
-    assert not deliveries.moved([20, 74], 7)  # 5 and 3: something was skipped
-    assert not deliveries.moved([14, 72], 0)  # backward and forward
+    assert deliveries.moved({KEY: 15, other: 71}, 4)
+    assert not deliveries.moved({KEY: 20, other: 74}, 7)  # 5 and 3: something was skipped
+    assert not deliveries.moved({KEY: 14, other: 72}, 0)  # backward and forward
     assert covered(deliveries.ask(deliveries.positions())) == {KEY: [(10, 15)], other: [(70, 71)]}
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_first_record_of_a_partition_makes_up_for_no_hole_of_another(moved: bool) -> None:
+    deliveries, other = Deliveries(), ("orders", 4)
+    deliver(deliveries, 10)
+    if moved:
+        deliver(deliveries, 69, key=other)
+        deliveries.sought(other)
+    assert deliveries.moved({KEY: 15, other: -1001}, 4)
+    assert not deliveries.moved({KEY: 20, other: 71}, 5)  # 16 to 19, and 70 of the other one
 
 
 def test_where_the_consumer_stands_is_not_known_after_it_was_moved() -> None:

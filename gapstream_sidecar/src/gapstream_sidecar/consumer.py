@@ -61,8 +61,6 @@ class ConsumerFollower(Follower):
         self._attends_until = float("-inf")
         self._inherit_at = float("-inf")
         self._rides = True
-        self._followed: object = None
-        self._parts: list[TopicPartition] = []
         self._misses = 0
 
     # ------------------------------------------------------------------------------------------------- deliveries
@@ -143,16 +141,14 @@ class ConsumerFollower(Follower):
 
     def _nothing_skipped(self, count: int) -> bool:
         """Whether the positions alone say what was delivered; then it is noted."""
-        deliveries = self.deliveries
-        if deliveries.followed is not self._followed:
-            self._parts = [TopicPartition(*one.key) for one in deliveries.followed]
-            self._followed = deliveries.followed
-        if not self._parts or count < _FEW * len(self._parts):
+        followed = len(self.deliveries.followed)
+        if not followed or count < _FEW * followed:
             return False
         if self._misses >= _MISSES and self._misses % _TRY_EVERY:
             self._misses += 1
             return False
-        if deliveries.moved([one.offset for one in self.consumer.position(self._parts)], count):
+        found = self.consumer.position(self.consumer.assignment())
+        if self.deliveries.moved({(one.topic, one.partition): one.offset for one in found}, count):
             self._misses = 0
             return True
         self._misses += 1

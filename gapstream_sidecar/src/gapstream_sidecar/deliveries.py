@@ -195,15 +195,21 @@ class Deliveries:
             self._followed = [state for state in self._partitions.values() if state.sure and state.active]
         return self._followed
 
-    def moved(self, positions: Sequence[int], count: int) -> bool:
+    def moved(self, positions: Mapping[Key, int], count: int) -> bool:
         """Whether ``count`` records that were handed out are just what lies between the known positions and these.
 
-        ``positions``: where the consumer stands now in each of ``followed``. If so, they are delivered. Each record of a
-        partition moves its position by one or, where offsets were skipped, by more; so if the movements sum up to the
-        number of records, none was skipped, and no record is of another partition.
+        ``positions``: where the consumer stands now in each assigned partition; negative: nowhere yet. If so, they are
+        delivered. Each record of a partition moves its position by one or, where offsets were skipped, by more; so if the
+        movements sum up to the number of records, none was skipped. That holds only where none of the records is of a
+        partition whose position was not known before: such a record would make up for a skipped offset of another one.
         """
         moves = []
-        for state, position in zip(self.followed, positions, strict=True):
+        for key, position in positions.items():
+            state = self._partitions.get(key)
+            if state is None or not state.sure:
+                if position >= 0:
+                    return False
+                continue
             step = position - state.stop
             if step < 0:
                 return False

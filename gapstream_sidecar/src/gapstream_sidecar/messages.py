@@ -35,12 +35,10 @@ class Run(NamedTuple):
 def are_plain(messages: Sequence[Any]) -> bool:
     """Whether all of them are records without headers, as nearly always.
 
-    One look at each, in one loop: the first touch of a message costs more than a call, so two passes cost a fifth more.
+    ``filter`` calls the client's own methods without a step of Python for each message.
     """
-    for message in messages:  # noqa: SIM110 - any() with a generator is half as fast
-        if message.error() is not None or message.headers():
-            return False
-    return True
+    kind = type(messages[0])
+    return next(filter(kind.headers, messages), None) is None and next(filter(kind.error, messages), None) is None
 
 
 def records(messages: Sequence[Any]) -> Sequence[Any]:
