@@ -18,8 +18,8 @@ SOURCE = [("source.topic", b"orders"), ("source.partition", b"3"), ("source.offs
 class Pipe:
     """A consumer and a producer of one sidecar, as a consume-transform-produce loop has them."""
 
-    def __init__(self, bench: Bench, group: FakeGroup | None = None) -> None:
-        self.sidecar: Sidecar = bench.sidecar()
+    def __init__(self, bench: Bench, group: FakeGroup | None = None, **options: Any) -> None:
+        self.sidecar: Sidecar = bench.sidecar(**options)
         self.group = group or FakeGroup()
         self.consumer: Any
         self.inside: FakeConsumer
@@ -109,6 +109,29 @@ def test_the_next_owner_reports_what_a_killed_one_committed(bench: Bench) -> Non
     second.producer.commit_transaction()
     assert second.said() == [(1, [[0, 1]]), (2, [[2, 3]])]
     assert [one["source"] for one in second.kafka.said()] == [first.sidecar.source, second.sidecar.source]
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("killed", [True, False])
+def test_what_is_no_longer_known_of_a_transaction_is_unobserved(bench: Bench, killed: bool) -> None:
+    """Too many holes for the memory's bound: also where the process is killed right after the commit."""
+    first = Pipe(bench, max_backlog_bytes=256 << 10)
+    offsets = range(0, 60_000, 2)
+    first.take(*offsets)
+    first.producer.commit_transaction()
+    if not killed:
+        assert first.sidecar.flush()
+    second = Pipe(bench, first.group)
+    second.take(60_000)
+    second.producer.commit_transaction()
+    assert second.sidecar.flush()
+    told = [one for pipe in (first, second) for one in pipe.kafka.said()]
+    covered = {status: set[int]() for status in ("received", "unobserved")}
+    for one in told:
+        covered[one["status"]].update(offset for low, high in one["runs"] for offset in range(low, high + 1))
+    assert covered["unobserved"] & {0, 2, 4} == {0, 2, 4}
+    assert covered["received"] <= {*offsets, 60_000}
+    assert {*offsets, 60_000} <= covered["received"] | covered["unobserved"]
 
 
 @pytest.mark.usefixtures("patient")

@@ -13,7 +13,7 @@ from typing import Any
 from confluent_kafka import TopicPartition
 
 from gapstream_sidecar import lifetime
-from gapstream_sidecar.carried import Carried
+from gapstream_sidecar.carried import UNOBSERVED, Carried
 from gapstream_sidecar.consumer import ConsumerFollower, with_metadata
 from gapstream_sidecar.deliveries import Asked, Key
 from gapstream_sidecar.standin import StandIn
@@ -84,6 +84,8 @@ class Transaction:
         for one in follower.deliveries.ask(commits):
             pending.asked.append(one)
             rows = pending.parked.setdefault(one.key, [])
+            if one.uncertain:
+                rows.append(Carried(one.key, "", 0, UNOBSERVED, None, one.uncertain))
             if one.received:
                 rows.append(follower.reporter.park(one.key, one.received))
             rows += [follower.reporter.park(source, runs, via=one.key) for source, runs in one.sources()]
@@ -100,12 +102,13 @@ class Transaction:
 
 
 def _report(pending: _Pending) -> None:
-    for one in pending.asked:
-        if one.uncertain:
-            pending.follower.reporter.add_lost(one.key, one.uncertain)
+    reporter = pending.follower.reporter
     for key, rows in pending.parked.items():
         for row in rows:
-            pending.follower.reporter.unpark(row, key)
+            if row.status == UNOBSERVED:
+                reporter.add_lost(row.key, row.runs)
+            else:
+                reporter.unpark(row, key)
 
 
 def _restore(pending: _Pending) -> None:
