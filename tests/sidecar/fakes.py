@@ -144,7 +144,6 @@ class FakeConsumer:
         self.note = "mine"
         self.asked_for_positions = 0
         self._auto_store = auto_store
-        self._assigned: dict[tuple[str, int], None] = {}
         self._at: dict[tuple[str, int], int] = {}
         self._stored: dict[tuple[str, int], tuple[int, str | None]] = {}
 
@@ -222,10 +221,6 @@ class FakeConsumer:
     def incremental_unassign(self, partitions: list[TopicPartition]) -> None:
         self.journal.append("incremental_unassign")
 
-    def assignment(self) -> list[TopicPartition]:
-        """The partitions of everything that was ever queued: rebalances are a test's own."""
-        return [TopicPartition(*key) for key in self._assigned]
-
     def position(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
         self.asked_for_positions += 1
         return [TopicPartition(one.topic, one.partition, self._at.get((one.topic, one.partition), -1001)) for one in partitions]
@@ -237,7 +232,6 @@ class FakeConsumer:
         self.closed = True
 
     def deliver(self, topic: str, partition: int, *offsets: int) -> None:
-        self._assigned[topic, partition] = None
         self.queue.extend(FakeMessage(topic, partition, offset) for offset in offsets)
 
 

@@ -513,6 +513,7 @@ def test_what_others_carry_by_now_is_theirs_to_say(bench: Bench, monkeypatch: py
 def test_dense_batches_are_known_by_their_positions(bench: Bench) -> None:
     sidecar = bench.sidecar()
     consumer, inside = bench.wrapped(sidecar)
+    consumer.assign([TopicPartition("orders", partition) for partition in range(4)])  # nothing comes of the last one
     for first in range(0, 3_000, 1_000):
         for partition in range(3):
             inside.deliver("orders", partition, *range(first, first + 1_000))
@@ -527,6 +528,7 @@ def test_dense_batches_are_known_by_their_positions(bench: Bench) -> None:
 def test_a_batch_with_a_hole_is_looked_at_record_by_record(bench: Bench, skips: int) -> None:
     sidecar = bench.sidecar()
     consumer, inside = bench.wrapped(sidecar)
+    consumer.assign([ORDERS_0])
     expected = []
     for first in range(0, 1_000 * (skips + 1), 1_000):
         offsets = [offset for offset in range(first, first + 1_000) if offset % 1_000 != 500 or first == 0]
@@ -540,10 +542,13 @@ def test_a_batch_with_a_hole_is_looked_at_record_by_record(bench: Bench, skips: 
     assert inside.asked_for_positions <= 5  # skips everywhere: it is no longer asked for
 
 
-def test_a_hole_and_a_first_record_in_one_batch_are_told_apart(bench: Bench) -> None:
-    """Their sum is that of a batch without either."""
+@pytest.mark.parametrize("heard", [True, False])
+def test_a_hole_and_a_first_record_in_one_batch_are_told_apart(bench: Bench, heard: bool) -> None:
+    """Their sum is that of a batch without either. ``heard``: or the assignment was made before the consumer was wrapped."""
     sidecar = bench.sidecar()
     consumer, inside = bench.wrapped(sidecar)
+    if heard:
+        consumer.assign([ORDERS_0, TopicPartition("orders", 1)])
     inside.deliver("orders", 0, *range(100))
     consumer.consume(100)
     inside.deliver("orders", 0, *range(100, 150), *range(151, 200))
@@ -554,10 +559,27 @@ def test_a_hole_and_a_first_record_in_one_batch_are_told_apart(bench: Bench) -> 
     assert sorted((one["partition"], one["runs"]) for one in bench.producer.said()) == [(0, [[0, 149], [151, 199]]), (1, [[7, 7]])]
 
 
+def test_records_of_two_topics_in_one_batch(bench: Bench) -> None:
+    sidecar = bench.sidecar()
+    consumer, inside = bench.wrapped(sidecar)
+    for topics in (["orders"], ["orders", "events"], ["events"]):
+        consumer.assign([TopicPartition(topic, 0) for topic in topics])
+        for topic in topics:
+            inside.deliver(topic, 0, *range(40), *range(41, 60))
+            inside.deliver(topic, 0, *range(60, 80))
+        consumer.consume(1_000)
+        consumer.commit()
+        assert sidecar.flush()
+        inside.forget_positions()
+    told = [(one["topic"], one["runs"]) for one in bench.producer.said()]
+    assert sorted(told) == sorted(2 * [("orders", [[0, 39], [41, 79]]), ("events", [[0, 39], [41, 79]])])
+
+
 def test_events_among_records_are_not_delivered(bench: Bench) -> None:
     """A record that can't be read is an event at its offset, and the position moves past it."""
     sidecar = bench.sidecar()
     consumer, inside = bench.wrapped(sidecar)
+    consumer.assign([ORDERS_0])
     inside.deliver("orders", 0, *range(100))
     consumer.consume(100)
     inside.deliver("orders", 0, *range(100, 150))

@@ -10,18 +10,48 @@ from confluent_kafka import KafkaError, Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gapstream_sidecar.messages import Origin, are_plain, origin_of, records, replays, runs
+from gapstream_sidecar.messages import Origin, Run, are_plain, origin_of, records, replays, runs
 from tests.sidecar.fakes import FakeMessage
 
 EOF = KafkaError(KafkaError._PARTITION_EOF)
-places = st.lists(st.tuples(st.sampled_from(["orders", "events"]), st.integers(0, 2), st.integers(0, 6)), min_size=1, max_size=30)
+stretches = st.lists(
+    st.tuples(st.sampled_from(["orders", "events"]), st.integers(0, 2), st.integers(0, 3), st.integers(1, 40)), min_size=1, max_size=30
+)
+"""Topic, partition, offsets that are skipped, records that follow."""
 
 
-@given(places)
-def test_runs_hold_the_records_in_their_order(where: list[tuple[str, int, int]]) -> None:
-    found = runs([FakeMessage(*place) for place in where])
-    assert [(one.topic, one.partition, offset) for one in found for offset in range(one.first, one.stop)] == where
+def handed_out(plan: list[tuple[str, int, int, int]]) -> list[tuple[str, int, int]]:
+    """Topic, partition, offset: a client hands a partition's records out in their order."""
+    stands: dict[tuple[str, int], int] = {}
+    found = []
+    for topic, partition, skipped, count in plan:
+        first = stands.get((topic, partition), 0) + skipped
+        found += [(topic, partition, first + at) for at in range(count)]
+        stands[topic, partition] = first + count
+    return found
+
+
+def offsets_of(found: list[Run]) -> list[tuple[str, int, int]]:
+    return [(one.topic, one.partition, offset) for one in found for offset in range(one.first, one.stop)]
+
+
+@given(stretches, st.sampled_from([None, "orders", "events"]))
+def test_runs_hold_the_records_in_their_order(plan: list[tuple[str, int, int, int]], only: str | None) -> None:
+    where = handed_out([one for one in plan if only in (None, one[0])] or [("orders", 0, 5, 1)])
+    found = runs([FakeMessage(*place) for place in where], only)
+    assert offsets_of(found) == where
     assert all(not (one[:2] == after[:2] and one.stop == after.first) for one, after in pairwise(found))
+
+
+@pytest.mark.parametrize("back", [1, 15, 16, 17, 40])
+def test_a_log_that_loses_its_end_within_a_batch(back: int) -> None:
+    offsets = [*range(100, 150), *range(150 - back, 200)]
+    found = runs([FakeMessage("orders", 0, offset) for offset in offsets])
+    assert found == [("orders", 0, 100, 150), ("orders", 0, 150 - back, 200)]
+
+
+def test_another_topic_than_was_thought_is_found_out() -> None:
+    assert runs([FakeMessage("events", 0, 1), FakeMessage("orders", 0, 2)], "orders") == [("events", 0, 1, 2), ("orders", 0, 2, 3)]
 
 
 def test_messages_of_the_client_itself_will_do() -> None:

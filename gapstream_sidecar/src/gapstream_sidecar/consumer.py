@@ -62,6 +62,12 @@ class ConsumerFollower(Follower):
         self._inherit_at = float("-inf")
         self._rides = True
         self._misses = 0
+        self._hears = False
+        """All assignments come through here: ``owned`` is everything that can be handed out."""
+        self._parts_of: set[Key] = set()
+        self._parts: list[TopicPartition] = []
+        self._only_topic: str | None = None
+        """The topic of all of them."""
 
     # ------------------------------------------------------------------------------------------------- deliveries
 
@@ -123,7 +129,7 @@ class ConsumerFollower(Follower):
             if self._nothing_skipped(len(noted)):
                 handed_out = {one.key: (one.stop, one.stop) for one in self.deliveries.followed} if self._leasing else {}
             else:
-                found = runs(noted)
+                found = runs(noted, self._only_topic)
                 for run in found:
                     self.deliveries.add(*run)
                 handed_out = _spans(found) if self._leasing else {}
@@ -141,18 +147,27 @@ class ConsumerFollower(Follower):
 
     def _nothing_skipped(self, count: int) -> bool:
         """Whether the positions alone say what was delivered; then it is noted."""
-        followed = len(self.deliveries.followed)
-        if not followed or count < _FEW * followed:
+        parts = self._assigned()
+        if not (self._hears and self.deliveries.followed) or count < _FEW * len(parts):
             return False
         if self._misses >= _MISSES and self._misses % _TRY_EVERY:
             self._misses += 1
             return False
-        found = self.consumer.position(self.consumer.assignment())
+        found = self.consumer.position(parts)
         if self.deliveries.moved({(one.topic, one.partition): one.offset for one in found}, count):
             self._misses = 0
             return True
         self._misses += 1
         return False
+
+    def _assigned(self) -> list[TopicPartition]:
+        """``owned``, as the client has it."""
+        if self.owned != self._parts_of:
+            self._parts_of = set(self.owned)
+            self._parts = [TopicPartition(*key) for key in self.owned]
+            topics = {topic for topic, _ in self.owned}
+            self._only_topic = topics.pop() if self._hears and len(topics) == 1 else None
+        return self._parts
 
     def seek(self, partition: TopicPartition) -> None:
         """As ``Consumer.seek``."""
@@ -325,6 +340,7 @@ class ConsumerFollower(Follower):
     ) -> None:
         """As ``Consumer.subscribe``; the callbacks are given this consumer, so that they commit through it."""
         on_lost = on_revoke if on_lost is None else on_lost
+        self._hears = True
         self.consumer.subscribe(
             topics, on_assign=self._beginning(on_assign), on_revoke=self._ending(on_revoke), on_lost=self._ending(on_lost)
         )
@@ -332,6 +348,7 @@ class ConsumerFollower(Follower):
     def assigned(self, keys: list[Key], *, by_hand: bool = False, all_others_end: bool = False) -> None:
         """As ``Follower.assigned``; the next polls ask for what is not known yet, as long as that is of use."""
         super().assigned(keys, by_hand=by_hand, all_others_end=all_others_end)
+        self._hears = True
         if self._reads_committed:
             self._attends, self._attends_until = True, time.monotonic() + INHERIT_WITHIN_S
 

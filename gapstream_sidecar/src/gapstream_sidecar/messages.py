@@ -11,6 +11,7 @@ from gapstream_sidecar.deliveries import Key
 TOPIC, PARTITION, OFFSET = "source.topic", "source.partition", "source.offset"
 """Headers of a replayed record: where it comes from, as decimal text or as 8 bytes, big-endian."""
 _OFFSET_BYTES = 8
+_STRIDE = 16
 _DIGITS_MAX = 19
 
 
@@ -61,28 +62,47 @@ def replays(messages: Sequence[Any]) -> list[Origin]:
     return found
 
 
-def runs(messages: Sequence[Any]) -> list[Run]:
-    """The records as runs, in their order; offsets between them that were not handed out stay out."""
-    kind = type(messages[0])
-    topics = set(map(kind.topic, messages))
-    if len(topics) == 1:
-        return _runs(topics.pop(), messages)
-    return [run for topic, group in groupby(messages, kind.topic) for run in _runs(topic, list(group))]
+def runs(messages: Sequence[Any], topic: str | None = None) -> list[Run]:
+    """The records as runs, in their order; offsets between them that were not handed out stay out.
+
+    ``topic``: of all of them, where that is known; it costs a call for each to find out.
+    """
+    if topic is None or messages[0].topic() != topic:
+        kind = type(messages[0])
+        topics = set(map(kind.topic, messages))
+        if len(topics) > 1:
+            return [run for one, group in groupby(messages, kind.topic) for run in _runs(one, list(group))]
+        topic = topics.pop()
+    return _runs(topic, messages)
 
 
 def _runs(topic: str, messages: Sequence[Any]) -> list[Run]:
-    """The same of one topic: a loop without its name, since every record of a topic with markers passes through here."""
-    kind = type(messages[0])
+    """The same of one topic: every record of a topic with markers passes through here.
+
+    Each is asked for its partition, one in ``_STRIDE`` for its offset: a partition's offsets rise, so where they differ by as
+    much as their places, all of those between were handed out. (Within a batch they fall only where the log lost its end
+    meanwhile. Then offsets behind that, if as many are skipped within a stride, are offsets without a record.)
+    """
+    offset = type(messages[0]).offset
     found: list[Run] = []
-    partition, first, stop = -1, 0, 0
-    for number, offset in zip(map(kind.partition, messages), map(kind.offset, messages), strict=True):
-        if offset == stop and number == partition:
-            stop += 1
-            continue
-        if partition >= 0:
-            found.append(Run(topic, partition, first, stop))
-        partition, first, stop = number, offset, offset + 1
-    found.append(Run(topic, partition, first, stop))
+    at = 0
+    for partition, group in groupby(map(type(messages[0]).partition, messages)):
+        end = at + len(list(group))
+        while at < end:
+            first = offset(messages[at])
+            shift = first - at
+            low, high = at + 1, at + _STRIDE
+            while high < end and offset(messages[high]) - high == shift:
+                low, high = high + 1, high + _STRIDE
+            high = min(high, end)
+            while low < high:
+                middle = (low + high) >> 1
+                if offset(messages[middle]) - middle == shift:
+                    low = middle + 1
+                else:
+                    high = middle
+            found.append(Run(topic, partition, first, low + shift))
+            at = low
     return found
 
 
