@@ -5,6 +5,7 @@ Not imitated: partitioning, batching, the network, group membership, rebalances 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections import Counter, deque
@@ -380,6 +381,8 @@ class FakeAioConsumer:
         return found
 
     async def position(self, partition: Part) -> int:
+        if partition not in self.at:  # on its way
+            await asyncio.Event().wait()
         return self.at[partition]
 
     async def stop(self) -> None:

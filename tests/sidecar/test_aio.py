@@ -58,6 +58,30 @@ async def test_what_was_handed_out_is_received_when_a_commit_covers_it(bench: Be
 
 
 @pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("known", [True, False])
+async def test_commit_of_nothing_commits_where_it_stands_in_idle_partitions_too(bench: Bench, known: bool) -> None:
+    """Else what comes during a restart is skipped: aiokafka begins at the end where nothing was committed."""
+    consumer, inside = bench.aio()
+    if known:
+        inside.at[P1] = 70
+    inside.deliver(0, 5)
+    await consumer.getone()
+    await consumer.commit()
+    assert inside.commits == [{P0: 6, P1: 70} if known else {P0: 6}]
+
+
+async def test_what_goes_is_told_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    sidecar = bench.sidecar()
+    consumer, inside = bench.aio(sidecar)
+    await consumer.getmany()
+    hurried: list[Any] = []
+    monkeypatch.setattr(sidecar._reporter, "hurry", lambda keys, *_: hurried.append(sorted(keys)))
+    inside.assign(0)
+    await consumer.getmany()
+    assert hurried == [[("orders", 0), ("orders", 1)]]
+
+
+@pytest.mark.usefixtures("patient")
 async def test_commit_of_nothing_means_the_positions(bench: Bench) -> None:
     consumer, inside = bench.aio()
     inside.deliver(0, 0, 1, 2)

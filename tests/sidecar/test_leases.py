@@ -27,7 +27,21 @@ def test_the_last_statement_of_each_owner_counts() -> None:
         said("two", 50, 150),
         said("one", 30, 120),  # went back: what it has told, it has told
     ]
-    assert sessions(values, "billing", "own") == [Session("one", 10, 40, 120), Session("two", 50, 50, 150)]
+    assert sessions(values, "billing", "own") == [Session("one", 10, 40, 60), Session("two", 50, 50, 150)]  # 60: one's own began
+
+
+def test_an_owner_that_comes_back_is_another_one() -> None:
+    values = [said("one", 0, 10_000), said("one", 100, 100), said("two", 100, 10_100), said("two", 200, 200), said("one", 200, 10_200)]
+    owners = sessions(values, "billing", "own")
+    assert owners == [Session("one", 0, 100, 100), Session("two", 100, 200, 200), Session("one", 200, 200, 10_200)]
+    assert unknown(owners, 310) == [(200, 310)]
+
+
+def test_a_late_statement_is_no_return() -> None:
+    values = [said("one", 0, 10_000), said("two", 100, 10_100), said("one", 80, 10_080), said("two", 180, 10_180)]
+    owners = sessions(values, "billing", "own")
+    assert owners == [Session("one", 0, 80, 10_080), Session("two", 100, 180, 10_180)]
+    assert unknown(owners, 200) == [(80, 100), (180, 200)]
 
 
 @pytest.mark.parametrize(

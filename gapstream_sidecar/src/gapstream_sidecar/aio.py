@@ -176,12 +176,14 @@ class AioFollower(Follower):
                 self.deliveries.moved_to((one.topic, one.partition), stands)
         return answer
 
-    async def _position(self, partition: Any) -> int | None:
+    async def _position(self, partition: Any, *, patience: float = CALL_S) -> int | None:
         """Where the consumer stands; None where it is on its way."""
         try:
-            async with asyncio.timeout(CALL_S):  # wait_for makes a task of what is nearly always known at once
+            async with asyncio.timeout(patience):  # wait_for makes a task of what is nearly always known at once
                 return int(await self.consumer.position(partition))
         except Exception as error:  # of aiokafka: the partition is no longer assigned, or a broker does not answer
+            if not patience and isinstance(error, TimeoutError):
+                return None
             self.complaints.say("position", f"gapstream sidecar: a position is not to be had: {error!r}")
             return None
 
@@ -206,8 +208,12 @@ class AioFollower(Follower):
 
     async def observe(self, offsets: Mapping[Any, Any] | None) -> Mapping[Any, Any] | None:
         """Report what a commit covers; the offsets to commit in its place, where something has to travel with them."""
-        await self.look()
+        try:
+            await self.look()
+        except Exception as error:  # what is asked for is told all the same
+            self.reporter.fault("following an assignment", error)
         commits = _offsets(offsets) if offsets is not None else self._positions()
+        idle = await self._idle(commits) if offsets is None and not self.terms.explicit else {}
         theirs = {_key(one) for one, offset in (offsets or {}).items() if not isinstance(offset, int) and offset[1]}
         if not self.terms.explicit:
             self.ask(commits)
@@ -217,18 +223,31 @@ class AioFollower(Follower):
         texts = self.riders({key: at for key, at in commits.items() if key not in theirs}) if self._rides else {}
         if offsets is not None:
             return {one: _carrying(offset, texts.get(_key(one))) for one, offset in offsets.items()} if texts else None
-        return await self._all_positions(commits, texts) if texts or waited else None
+        return await self._all_positions(commits, idle, texts) if texts or waited else None
 
     def _positions(self) -> dict[Key, int]:
         with self.lock:
             return {} if self.terms.explicit else self.deliveries.positions()
 
-    async def _all_positions(self, commits: Mapping[Key, int], texts: Mapping[Key, str]) -> Mapping[Any, Any] | None:
+    async def _idle(self, commits: Mapping[Key, int]) -> dict[Any, int]:
+        """Partitions of which nothing was handed out: aiokafka commits where it stands in them, too."""
+        found = {}
+        for one in self.consumer.assignment():
+            stands = await self._position(one, patience=0) if _key(one) not in commits else None
+            if stands is not None:
+                found[one] = stands
+        return found
+
+    async def _all_positions(
+        self, commits: Mapping[Key, int], idle: Mapping[Any, int], texts: Mapping[Key, str]
+    ) -> Mapping[Any, Any] | None:
         """What ``commit()`` without arguments meant when it was called: the application may have been handed more meanwhile."""
         found: dict[Any, Any] = {}
         for one in self.consumer.assignment():
             stop = commits.get(_key(one))
             if stop is None:
+                if one in idle:
+                    found[one] = idle[one]
                 continue
             stands = await self._position(one) if self.deliveries.stop(_key(one)) == stop else None
             found[one] = _carrying(max(stop, stands or 0), texts.get(_key(one)))

@@ -64,7 +64,7 @@ class ConsumerFollower(Follower):
         self._misses = 0
         self._hears = False
         """All assignments come through here: ``owned`` is everything that can be handed out."""
-        self._parts_of: set[Key] = set()
+        self._parts_of: frozenset[Key] = frozenset()
         self._parts: list[TopicPartition] = []
         self._only_topic: str | None = None
         """The topic of all of them."""
@@ -87,10 +87,11 @@ class ConsumerFollower(Follower):
         """As ``Consumer.consume``; the messages count as delivered."""
         if self._attends:
             self._attend()
+        owned = self.owned
         messages: list[Message] = self._consume(*args, **kwargs)
         if messages and not self._explicit:
             try:
-                self._note_all(messages)
+                self._note_all(messages, steady=self._hears and owned is self.owned)
             except Exception as error:
                 self.reporter.fault("following deliveries", error)
         return messages
@@ -121,15 +122,20 @@ class ConsumerFollower(Follower):
         if self._leasing and self.outruns((topic, partition), offset):
             self._lease({(topic, partition): (offset, offset + 1)})
 
-    def _note_all(self, messages: list[Message]) -> None:
+    def _note_all(self, messages: list[Message], *, steady: bool) -> None:
+        """``steady``: all of them are of partitions that are assigned now.
+
+        After a change of the assignment inside the call the client may hand out what it had taken of a partition that went.
+        """
         noted, origins = (messages, []) if are_plain(messages) else _sorted_out(messages)
         if not noted:
             return
         with self.lock:
-            if self._nothing_skipped(len(noted)):
+            parts = self._assigned() if steady else []
+            if self._nothing_skipped(parts, len(noted)):
                 handed_out = {one.key: (one.stop, one.stop) for one in self.deliveries.followed} if self._leasing else {}
             else:
-                found = runs(noted, self._only_topic)
+                found = runs(noted, self._only_topic if steady else None)
                 for run in found:
                     self.deliveries.add(*run)
                 handed_out = _spans(found) if self._leasing else {}
@@ -145,10 +151,9 @@ class ConsumerFollower(Follower):
             self.reporter.settle(keys, self.terms.observe_before_commit, keys)
             self.take_over(keys)
 
-    def _nothing_skipped(self, count: int) -> bool:
-        """Whether the positions alone say what was delivered; then it is noted."""
-        parts = self._assigned()
-        if not (self._hears and self.deliveries.followed) or count < _FEW * len(parts):
+    def _nothing_skipped(self, parts: list[TopicPartition], count: int) -> bool:
+        """Whether the positions in these alone say what was delivered; then it is noted."""
+        if not (parts and self.deliveries.followed) or count < _FEW * len(parts):
             return False
         if self._misses >= _MISSES and self._misses % _TRY_EVERY:
             self._misses += 1
@@ -162,11 +167,11 @@ class ConsumerFollower(Follower):
 
     def _assigned(self) -> list[TopicPartition]:
         """``owned``, as the client has it."""
-        if self.owned != self._parts_of:
-            self._parts_of = set(self.owned)
+        if self.owned is not self._parts_of:
+            self._parts_of = self.owned
             self._parts = [TopicPartition(*key) for key in self.owned]
             topics = {topic for topic, _ in self.owned}
-            self._only_topic = topics.pop() if self._hears and len(topics) == 1 else None
+            self._only_topic = topics.pop() if len(topics) == 1 else None
         return self._parts
 
     def seek(self, partition: TopicPartition) -> None:
@@ -311,7 +316,7 @@ class ConsumerFollower(Follower):
             return
         try:
             found = self.consumer.committed([TopicPartition(*key) for key in strangers], INHERIT_S)
-        except (KafkaException, ValueError) as error:  # metadata of others may be no text
+        except Exception as error:  # metadata of others may be no text
             self._inherit_at = time.monotonic() + INHERIT_AGAIN_S
             self.complaints.say("inherit", f"gapstream sidecar: can't read what the last owner's commits carried: {error}")
             return

@@ -248,10 +248,13 @@ class Deliveries:
         for key in given:
             self.sought(key)
             state = self._partitions.get(key)
-            if state is None or state.active:
+            if state is None:
+                continue
+            state.stop = 0  # the client forgets what it stored, also where it had the partition
+            if state.active:
                 continue
             state.active = True
-            state.asked = state.stop = 0
+            state.asked = 0
             # Under auto-commit what the application still works on was committed for it: nobody else is handed it.
             state.returned = not self._ripening
         if all_others_end:
@@ -324,7 +327,7 @@ class Deliveries:
             if state is None:
                 continue
             if state.returned:
-                _begin_anew(state)
+                _doubt(state)
             received, uncertain = state.delivered.take_below(offset), state.uncertain.take_below(offset)
             if received or uncertain:
                 answer.append(Asked(key, received, uncertain, _take_replays(state, offset) if state.replays else []))
@@ -384,6 +387,14 @@ class Deliveries:
 def _begin_anew(state: _Partition) -> None:
     state.returned = False
     state.delivered, state.uncertain, state.replays = RunList(), RunList(), []
+
+
+def _doubt(state: _Partition) -> None:
+    """The partition was given up and came back, and is asked for before it is known where it began again."""
+    state.returned = False
+    if state.delivered:
+        state.uncertain.add(state.delivered.bounds[0], state.delivered.bounds[-1])
+    state.delivered, state.replays = RunList(), []
 
 
 def _drop_below(state: _Partition, offset: int) -> None:

@@ -60,8 +60,8 @@ class Follower:
         self._leases: dict[Key, Lease] = {}
         self._opened: set[Key] = set()
         """Partitions of which nothing was acknowledged yet since they came."""
-        self.owned: set[Key] = set()
-        """The assigned partitions, as far as it was heard of them."""
+        self.owned: frozenset[Key] = frozenset()
+        """The assigned partitions, as far as it was heard of them; another object after each change."""
         self._strangers: dict[Key, float] = {}
         """Partitions of which it was not read yet what the last owner's commit carried, and until when it may be read."""
 
@@ -190,18 +190,17 @@ class Follower:
         self.reporter.close_tails(keys)  # whoever owned them since may be saying already what our commits carried
         with self.lock:
             self.deliveries.assigned(keys, all_others_end=all_others_end)
-            if all_others_end:
-                self.owned.intersection_update(keys)
             self._strangers |= {key: until for key in keys if not (by_hand and key in self.owned)}
-            self.owned.update(keys)
+            self.owned = frozenset(keys) if all_others_end else self.owned.union(keys)
 
     def unassigned(self, keys: list[Key] | None = None) -> None:
         """Partitions (None: all) went. A commit that still names them counts until they come back."""
         with self.lock:
             self.deliveries.unassigned(keys)
-            for key in list(self.owned) if keys is None else keys:
+            gone = self.owned if keys is None else frozenset(keys)
+            for key in gone:
                 self._strangers.pop(key, None)
-                self.owned.discard(key)
+            self.owned = self.owned - gone
 
     def strangers(self, keys: Iterable[Key]) -> list[Key]:
         """If it was not read yet of one of them what the last owner's commit carried: all of which it was not, for one reading."""

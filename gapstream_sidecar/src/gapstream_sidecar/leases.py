@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 LEAST = 10_000
 """Records that may be handed out without asking again: a few milliseconds at full speed, a small loss to be silent about."""
@@ -30,8 +31,12 @@ class Session:
 
 
 def sessions(values: Iterable[bytes | None], sink: str, own: str) -> list[Session]:
-    """The owners whose statements stand in these observations, in their order; without ``own`` source."""
-    found: dict[str, Session] = {}
+    """The owners whose statements stand in these observations, in their order; without ``own`` source.
+
+    One that had the partition again after another is in it again: that one began no later than it goes on.
+    """
+    found: list[Session] = []
+    places: dict[str, int] = {}
     for value in values:
         if value is None or _FIELD not in value:
             continue
@@ -40,11 +45,19 @@ def sessions(values: Iterable[bytes | None], sink: str, own: str) -> list[Sessio
             source, (told, upto) = str(said["source"]), map(int, said["ahead"])
         except (ValueError, KeyError, TypeError):
             continue  # somebody else's way to say something else
-        if said.get("sink") != sink or source == own:
+        if said.get("sink") != sink:
             continue
-        one = found.setdefault(source, Session(source, told, told, upto))
-        one.told, one.upto = max(one.told, told), upto
-    return list(found.values())
+        place = places.get(source, -1)
+        if place < 0 or (place + 1 < len(found) and told >= found[place + 1].began):
+            places[source] = len(found)
+            found.append(Session(source, told, told, upto))
+        else:
+            one = found[place]
+            one.told, one.upto = max(one.told, told), upto
+    for one, after in pairwise(found):
+        if after.source == own:
+            one.upto = min(one.upto, after.began)
+    return [one for one in found if one.source != own]
 
 
 def unknown(owners: list[Session], begins: int) -> list[tuple[int, int]]:

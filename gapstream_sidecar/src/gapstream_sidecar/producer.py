@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 
 from gapstream_sidecar import lifetime
 from gapstream_sidecar.carried import UNOBSERVED, Carried
@@ -56,27 +56,48 @@ class Transaction:
                 parts = self._ask(offsets)
         except Exception as error:
             self._fault("observing offsets of a transaction", error)
-        return self.producer.send_offsets_to_transaction(parts, *args)
+        try:
+            return self.producer.send_offsets_to_transaction(parts, *args)
+        except KafkaException as error:
+            self._undo_if_fatal(error)
+            raise
 
     def commit_transaction(self, *args: Any) -> Any:
-        """As ``Producer.commit_transaction``; if that fails, nothing is decided yet."""
-        answer = self.producer.commit_transaction(*args)
+        """As ``Producer.commit_transaction``; if that fails, nothing is decided yet, unless it fails for good."""
+        try:
+            answer = self.producer.commit_transaction(*args)
+        except KafkaException as error:
+            self._undo_if_fatal(error)
+            raise
         self._end(_report)
         return answer
 
     def abort_transaction(self, *args: Any) -> Any:
         """As ``Producer.abort_transaction``; what the offsets covered was not asked for."""
-        answer = self.producer.abort_transaction(*args)
+        try:
+            answer = self.producer.abort_transaction(*args)
+        except KafkaException as error:
+            self._undo_if_fatal(error)
+            raise
         self._end(_restore)
         return answer
+
+    def _undo_if_fatal(self, error: KafkaException) -> None:
+        """Nothing can be done with this producer any more; its transaction is aborted by the brokers or by its successor."""
+        if error.args[0].fatal():
+            self._end(_restore)
 
     def _ask(self, offsets: list[TopicPartition]) -> list[TopicPartition]:
         commits = {(one.topic, one.partition): one.offset for one in offsets if one.offset >= 0}
         texts: dict[Key, str] = {}
-        for follower in self._followers():
-            follower.read_committed(follower.deliveries.known(commits))
+        followers = list(self._followers())
+        owned = {key for follower in followers for key in follower.owned}
+        for follower in followers:
+            theirs = owned - follower.owned  # what this one was handed of them and did not commit, their owner is handed again
+            mine = {key: offset for key, offset in commits.items() if key not in theirs}
+            follower.read_committed(follower.deliveries.known(mine))
             with follower.lock:
-                texts |= self._ask_one(follower, commits)
+                texts |= self._ask_one(follower, mine)
         return [one if one.metadata else with_metadata(one, texts) for one in offsets]
 
     def _ask_one(self, follower: ConsumerFollower, commits: dict[Key, int]) -> dict[Key, str]:
