@@ -70,6 +70,17 @@ async def test_commit_of_nothing_commits_where_it_stands_in_idle_partitions_too(
     assert inside.commits == [{P0: 6, P1: 70} if known else {P0: 6}]
 
 
+@pytest.mark.usefixtures("patient")
+async def test_a_seek_after_a_rebalance_that_was_not_noticed_yet(bench: Bench) -> None:
+    consumer, inside = bench.aio()
+    inside.deliver(0, 0)
+    await consumer.getone()
+    inside.assign(0, 1)
+    consumer.seek(P0, 1)
+    await consumer.commit()
+    assert bench.runs() == [[[0, 0]]]
+
+
 async def test_what_goes_is_told_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     sidecar = bench.sidecar()
     consumer, inside = bench.aio(sidecar)

@@ -121,6 +121,12 @@ class AioFollower(Follower):
 
     async def look(self) -> None:
         """Whether the assignment is another one, and what its partitions' last owners left to be said."""
+        assignment = self._see()
+        if self._reads_committed:
+            await self._read_committed(assignment)
+
+    def _see(self) -> Any:
+        """The assignment; if it is another one, what follows from that."""
         assignment = self.consumer.assignment()
         if assignment is not self._assignment:
             self._assignment = assignment
@@ -134,8 +140,7 @@ class AioFollower(Follower):
                 self.assigned(keys)
             if gone:
                 self.reporter.hurry(gone, gone)
-        if self._reads_committed:
-            await self._read_committed(assignment)
+        return assignment
 
     async def _read_committed(self, assignment: Iterable[Any]) -> None:
         """Read what the last owners' commits carried, before they are overwritten."""
@@ -155,7 +160,14 @@ class AioFollower(Follower):
     def seek(self, partition: Any, offset: int) -> None:
         """As ``AIOKafkaConsumer.seek``: a commit without arguments means this offset from then on."""
         self.consumer.seek(partition, offset)
-        self.deliveries.moved_to((partition.topic, partition.partition), offset)
+        self._moved(partition, offset)
+
+    def _moved(self, partition: Any, offset: int) -> None:
+        try:
+            self._see()  # first, or it would be forgotten with the next look
+            self.deliveries.moved_to(_key(partition), offset)
+        except Exception as error:
+            self.reporter.fault("following an assignment", error)
 
     async def seek_to_beginning(self, *partitions: Any) -> Any:
         """As ``AIOKafkaConsumer.seek_to_beginning``."""
@@ -173,7 +185,7 @@ class AioFollower(Follower):
         for one in partitions or self.consumer.assignment():
             stands = await self._position(one)
             if stands is not None:
-                self.deliveries.moved_to((one.topic, one.partition), stands)
+                self._moved(one, stands)
         return answer
 
     async def _position(self, partition: Any, *, patience: float = CALL_S) -> int | None:
