@@ -65,7 +65,7 @@ def worker(shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> Worker:
         shared_kit.produce(topic, partition, 100)
     loader = f"loader {loaded}"
     sinks = {
-        "legacy": {"type": "group", "group": loader, **GRACE},
+        "legacy": {"type": "group", "group": loader, "stall_after": "1h", **GRACE},  # whichever test comes first
         "strict": {"type": "group", "group": loader, "from": "earliest", "stall_after": "1s", **GRACE},
     }
     billing = {"billing": {"type": "consumer", "group": f"group-{billed}", **GRACE}}
@@ -140,6 +140,7 @@ def test_what_retention_took_before_the_first_commit(worker: Worker, shared_kit:
     fresh, beacon = (Watched(shared_kit, worker, lines[sink], f"late {lines['newcomer']}") for sink in ("newcomer", "beacon"))
 
     def first_commit(partition: int, start: int, commit: int) -> None:
+        eventually(lambda: fresh.row("newcomer", partition).get("log_read_offset") == 100, "the records are read before they go")
         shared_kit.delete_records(fresh.topic, partition, start)
         eventually(lambda: fresh.row("newcomer", partition)["log_start_offset"] == start, "the log's start is known")
         beacon.commit(0, commit)

@@ -24,7 +24,7 @@ from confluent_kafka.admin import AdminClient
 from pyroaring import BitMap
 
 ROOT = Path(__file__).resolve().parents[2]
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 120.0
 
 
 def free_port() -> int:
