@@ -316,7 +316,7 @@ class ConsumerFollower(Follower):
             return
         try:
             found = self.consumer.committed([TopicPartition(*key) for key in strangers], INHERIT_S)
-        except Exception as error:  # metadata of others may be no text
+        except Exception as error:  # metadata of others may be no text; whatever it is, what is asked for is told all the same
             self._inherit_at = time.monotonic() + INHERIT_AGAIN_S
             self.complaints.say("inherit", f"gapstream sidecar: can't read what the last owner's commits carried: {error}")
             return

@@ -33,7 +33,7 @@ class Session:
 def sessions(values: Iterable[bytes | None], sink: str, own: str) -> list[Session]:
     """The owners whose statements stand in these observations, in their order; without ``own`` source.
 
-    One that had the partition again after another is in it again: that one began no later than it goes on.
+    One that came back after another stands in it once more; what it says of offsets below the other's first is only late.
     """
     found: list[Session] = []
     places: dict[str, int] = {}

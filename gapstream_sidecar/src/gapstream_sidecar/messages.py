@@ -12,6 +12,7 @@ TOPIC, PARTITION, OFFSET = "source.topic", "source.partition", "source.offset"
 """Headers of a replayed record: where it comes from, as decimal text or as 8 bytes, big-endian."""
 _OFFSET_BYTES = 8
 _STRIDE = 16
+"""Records of a run of which one is asked for its offset: few, so that hardly anything can hide between two of them."""
 _DIGITS_MAX = 19
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from gapstream_sidecar import lifetime
 from gapstream_sidecar.carried import UNOBSERVED, Carried
@@ -56,36 +56,32 @@ class Transaction:
                 parts = self._ask(offsets)
         except Exception as error:
             self._fault("observing offsets of a transaction", error)
-        try:
-            return self.producer.send_offsets_to_transaction(parts, *args)
-        except KafkaException as error:
-            self._undo_if_fatal(error)
-            raise
+        return self._call(self.producer.send_offsets_to_transaction, parts, *args)
 
     def commit_transaction(self, *args: Any) -> Any:
         """As ``Producer.commit_transaction``; if that fails, nothing is decided yet, unless it fails for good."""
-        try:
-            answer = self.producer.commit_transaction(*args)
-        except KafkaException as error:
-            self._undo_if_fatal(error)
-            raise
+        answer = self._call(self.producer.commit_transaction, *args)
         self._end(_report)
         return answer
 
     def abort_transaction(self, *args: Any) -> Any:
         """As ``Producer.abort_transaction``; what the offsets covered was not asked for."""
-        try:
-            answer = self.producer.abort_transaction(*args)
-        except KafkaException as error:
-            self._undo_if_fatal(error)
-            raise
+        answer = self._call(self.producer.abort_transaction, *args)
         self._end(_restore)
         return answer
 
-    def _undo_if_fatal(self, error: KafkaException) -> None:
-        """Nothing can be done with this producer any more; its transaction is aborted by the brokers or by its successor."""
-        if error.args[0].fatal():
-            self._end(_restore)
+    def _call(self, method: Callable[..., Any], *args: Any) -> Any:
+        """Call the producer's own method.
+
+        After a fatal error nothing can be done with a producer; brokers or its successor abort the transaction.
+        """
+        try:
+            return method(*args)
+        except KafkaException as error:
+            cause = error.args[0] if error.args else None
+            if isinstance(cause, KafkaError) and cause.fatal():
+                self._end(_restore)
+            raise
 
     def _ask(self, offsets: list[TopicPartition]) -> list[TopicPartition]:
         commits = {(one.topic, one.partition): one.offset for one in offsets if one.offset >= 0}
