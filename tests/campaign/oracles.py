@@ -91,6 +91,16 @@ def with_received(kinds: Kinds, isolation: str, received: Mapping[str, Sequence[
     return known
 
 
+def as_it_found_them(kinds: Kinds, first: int, stop: int) -> Kinds:
+    """The files as they were, without what was gone already on ``[first, stop)``: the product may have read that before.
+
+    A transaction that times out while the two are compared lets both of them go on, and the cleaner too.
+    """
+    known = bytearray(kinds)
+    known[first:stop] = known[first:stop].replace(bytes([HOLE]), bytes([UNSEEN]))
+    return known
+
+
 def with_written(kinds: Kinds, isolation: str, written: Mapping[int, int], stop: int) -> Kinds:
     """The files as they were, and beside them, below ``stop``, what those who wrote since know of it."""
     known = bytearray(kinds) + bytearray([UNSEEN]) * (stop - len(kinds))

@@ -10,7 +10,7 @@ from typing import Any
 from stream_app.core.ledger import Ledger
 from tests.campaign.changelogs import Changelogs
 from tests.campaign.mix import Topic
-from tests.campaign.oracles import ISOLATIONS, Archive, Received, disagree, receive, with_received, with_written
+from tests.campaign.oracles import ISOLATIONS, Archive, Received, as_it_found_them, disagree, receive, with_received, with_written
 from tests.campaign.reporter import SINK, Reporter
 from tests.campaign.verdicts import (
     ABORTED,
@@ -60,6 +60,8 @@ class Subject:
         self.rng = rng
         self.compared = self.loose = self.explained = self.kills = 0
         self._asleep: dict[Where, tuple[int, int, int]] = {}
+        self._reached: dict[Where, int] | None = dict.fromkeys(self.isolation, 0)
+        """How far it may have read when the archive was read last; None: to the end."""
         self._changelogs: Changelogs | None = None
 
     # --- its worker ---------------------------------------------------------------------------------------------------
@@ -80,7 +82,8 @@ class Subject:
     def sleeps(self) -> None:
         """It was killed or stopped while nothing was written: note where it may stand, before anything is written or removed."""
         ends = self.ends()
-        self._asleep = {place: (len(said), max(ends[place], len(said)), 0) for place, said in self.said.items()}
+        self._reached = {place: max(ends[place], len(said)) for place, said in self.said.items()}
+        self._asleep = {place: (len(said), self._reached[place], 0) for place, said in self.said.items()}
 
     def wakes(self) -> None:
         """It is about to be started: what was removed since is removed now, and was not read."""
@@ -136,11 +139,13 @@ class Subject:
                 faults = disagree(received[isolation][place].offsets, kinds, first[place], stop, self.compacts[place])
                 self._differ(place, *(f"oracles under {isolation}: {fault}" for fault in faults))
             isolation = self.isolation[place]
-            was = with_written(before[place].of(isolation) if place in before else b"", isolation, written.get(place, {}), files[place].end)
+            was: Kinds = before[place].of(isolation) if place in before else b""
+            was = as_it_found_them(was, len(self.said[place]), len(was) if self._reached is None else self._reached[place])
+            was = with_written(was, isolation, written.get(place, {}), files[place].end)
             got = {level: received[level][place].offsets for level in ISOLATIONS}
             self._ask_why(place, files[place])
             self._compare(place, ledger, was, with_received(files[place].of(isolation), isolation, got, stops[isolation][place]))
-        self._asleep = {}
+        self._asleep, self._reached = {}, None
         self._await_none(self._rows, "/api/partitions")
         return {place: received[isolation][place] for place, isolation in self.isolation.items()}
 

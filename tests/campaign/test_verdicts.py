@@ -8,8 +8,8 @@ import pytest
 
 from stream_app.core.ledger import Ledger
 from stream_app.core.model import Absent, LogRead
-from tests.campaign.oracles import disagree, with_received, with_written
-from tests.campaign.verdicts import Span, compare, gaps_of, read_files, read_ledger, runs, show, where
+from tests.campaign.oracles import as_it_found_them, disagree, with_received, with_written
+from tests.campaign.verdicts import ABORTED, Span, compare, gaps_of, read_files, read_ledger, runs, show, where
 from tests.support.dump_log import DumpedBatch, DumpError, parse
 
 SAMPLE = [batch for batches in parse((Path(__file__).parent / "dump_log.txt").read_text()).values() for batch in batches]
@@ -123,6 +123,17 @@ def test_what_was_written_since_the_files_were_read_is_known() -> None:
     written = {0: ord("A"), 1: ord("R"), 3: ord("R"), 4: ord("A"), 9: ord("R")}
     assert show(with_written(b"RO", "read_committed", written, 6)) == "RR?RA?"
     assert show(with_written(b"RR", "read_uncommitted", written, 6)) == "RR?RR?"
+
+
+def test_what_compaction_took_after_the_product_read_it_and_before_the_files_were_read() -> None:
+    """An idle producer's transaction times out: the product reads on, the cleaner goes on, and then the files are read."""
+    read_before, said, gone = 4, b"RRARRR", b"RRCCRC"
+    was = with_written(as_it_found_them(gone, 2, read_before), "read_committed", {2: ABORTED}, len(gone))
+    assert show(was) == "RRA?RC"
+    found = compare(said, was, gone, Span(2, len(said), compacts=True))
+    assert found.differences == ["said R, files C then C: 1 offsets, [(5, 5)]"], "it stood below that when the files were read"
+    assert found.loose == 1
+    assert show(as_it_found_them(gone, 2, 99)) == "RR??R?"
     assert compare(b"RC?"[:2], b"RR", b"CC", Span(0, 2, True)).differences == []
     found = compare(b"RRCR", b"AR??", b"CCCC", Span(0, 4, True))
     assert (len(found.differences), found.loose) == (1, 2)
