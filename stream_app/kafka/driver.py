@@ -14,13 +14,13 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 import aiokafka
 from aiokafka import ConsumerRecord
-from aiokafka.errors import ConsumerStoppedError
+from aiokafka.errors import ConsumerStoppedError, KafkaError
 from aiokafka.structs import TopicPartition
 from faust.tables.recovery import RebalanceAgain
 from faust.transport.consumer import ack_lock, notify
@@ -45,6 +45,9 @@ log has nothing to do with the offset. Meanwhile no other topic's commit would b
 COMMIT_AGAIN_SECONDS = 60.0
 """What did not move is committed again so often: the broker forgets the commits of a topic that was deleted, and one made anew may
 be as long."""
+
+ASK_AGAIN_SECONDS = 1.0
+"""Recovery asks brokers that did not answer again so soon."""
 
 TAKE_IN_FIRST_SECONDS = 15.0
 TAKE_IN_LAST_SECONDS = 600.0
@@ -104,6 +107,9 @@ class Owners(Protocol):
 
     def clock_ms(self) -> int:
         """The worker's clock."""
+
+    def hindered(self, reason: str) -> None:
+        """State can't be recovered now; it is tried again."""
 
 
 class RebalanceListener(faust_aiokafka.ConsumerRebalanceListener):
@@ -375,6 +381,23 @@ class Consumer(faust_aiokafka.Consumer):
         """Stop the flow, flush, commit, forget."""
         await super().on_partitions_revoked(revoked)
         await self._commit_last(await self.owners.release(self._watched(revoked)))
+
+    async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
+        """Ends of changelogs, asked until they are told: recovery would end the worker on a broker that is silent for long."""
+        return await self._until_told(super().highwaters, partitions)
+
+    async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
+        """Starts of changelogs; as :meth:`highwaters`."""
+        return await self._until_told(super().earliest_offsets, partitions)
+
+    async def _until_told(self, ask: Callable[..., Awaitable[Mapping[TP, int]]], partitions: Iterable[TP]) -> Mapping[TP, int]:
+        """Asks until brokers answer; recovery cancels it when there is another assignment."""
+        while True:
+            try:
+                return await ask(*partitions)
+            except KafkaError as exc:
+                self.owners.hindered(str(exc))
+                await asyncio.sleep(ASK_AGAIN_SECONDS)
 
     async def perform_seek(self) -> None:
         """Recovery is complete: whoever owns partitions loads them and seeks its inputs."""

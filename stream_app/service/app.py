@@ -55,6 +55,8 @@ OF_BROKERS = frozenset({TroubleKind.UNREACHABLE, TroubleKind.REFUSED, TroubleKin
 """Troubles that every partition of a broker has at once: one line for all of them."""
 SOURCE_CHARS = 100
 """Of the worker's name in the source of what it finds: a source has room for 200."""
+RECOVERY_STEP_SECONDS = 10 * 365 * 86_400.0
+"""Faust's recovery goes on without an answer after this time: with old ends of changelogs, and so with an old state. Never, that is."""
 RETRY_SECONDS = 2.0
 TROUBLE_SECONDS = 0.5
 WATCH_TOPICS_SECONDS = 5.0
@@ -248,6 +250,7 @@ def create_app(config: Config, existing: Iterable[str] = ()) -> GapstreamApp:
         PartitionAssignor=GroupedAssignor,
         consumer_group_instance_id=plan.instance,
         consumer_metadata_max_age_ms=10_000,
+        broker_request_timeout=RECOVERY_STEP_SECONDS,
         broker_session_timeout=plan.session_timeout_s,
         broker_heartbeat_interval=max(plan.session_timeout_s / 4, 1.0),
         broker_commit_interval=5.0,

@@ -133,6 +133,11 @@ class OwnedPartitions:
                 found[TP(self._names[topic].observations, partition)] = owner.flushed_observed
         return found
 
+    def hindered(self, reason: str) -> None:
+        """State can't be recovered now; it is tried again."""
+        assert self._context is not None
+        self._context.telemetry.trouble("state can't be recovered now", reason=reason)
+
     async def ready_topics(self) -> set[str]:
         """Topics that can be subscribed to: complete groups only."""
         return set(self._ready)

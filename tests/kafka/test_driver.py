@@ -12,6 +12,7 @@ from typing import Any, cast
 import aiokafka
 import pytest
 from aiokafka import ConsumerRecord
+from aiokafka.errors import KafkaTimeoutError
 from aiokafka.structs import TopicPartition
 from faust.tables.recovery import RebalanceAgain
 from faust.transport import consumer as faust_consumer
@@ -72,6 +73,9 @@ class Owners:
 
     def clock_ms(self) -> int:
         return self.now_ms
+
+    def hindered(self, reason: str) -> None:
+        self.journal.append(("hindered", reason))
 
 
 @dataclass
@@ -654,6 +658,25 @@ async def test_recovery_begins_anew_where_what_it_seeks_is_not_assigned_now(
     consumer._subscription.subscription.assignment = SimpleNamespace(tps={TP("t-changelog", 0), LOG})
     await bench.thread._seek_wait(consumer, {TP("t-changelog", 0): 5, LOG: 0})
     assert sought == [{TP("t-changelog", 0): 5, LOG: 0}]
+
+
+@pytest.mark.parametrize("question", ["highwaters", "earliest_offsets"])
+async def test_recovery_waits_for_brokers_that_do_not_answer(bench: Bench, monkeypatch: pytest.MonkeyPatch, question: str) -> None:
+    """Faust would end the worker, or go on without an answer after its request timeout, and so with an old state."""
+    answers: list[Any] = [KafkaTimeoutError("silent for 40 s"), KafkaTimeoutError("silent for 80 s"), {CHANGELOG: 7}]
+
+    async def ask(*partitions: TP) -> Mapping[TP, int]:
+        assert partitions == (CHANGELOG,)
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return cast(Mapping[TP, int], answer)
+
+    monkeypatch.setattr(driver, "ASK_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(bench.thread, question, ask)
+    assert await getattr(bench.consumer, question)(CHANGELOG) == {CHANGELOG: 7}
+    assert bench.owners.journal == [("hindered", f"KafkaTimeoutError: silent for {seconds} s") for seconds in (40, 80)]
+    assert bench.app.conf.broker_request_timeout > 365 * 86_400
 
 
 async def test_topics_are_not_made_by_faust(bench: Bench) -> None:

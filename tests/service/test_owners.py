@@ -141,6 +141,15 @@ async def test_fencing_makes_a_writer_and_an_owner_for_each_partition(owned: Own
     assert sorted(world.journal[3:]) == [("begin", "orders", 0), ("begin", "orders", 1), ("begin", "sales", 0)]
 
 
+def test_what_hinders_recovery_is_said_once_a_minute(owned: OwnedPartitions) -> None:
+    with structlog.testing.capture_logs() as lines:
+        owned.hindered("silent for 40 s")
+        owned.hindered("silent for 80 s")
+    assert [(line["log_level"], line["event"], line["reason"]) for line in lines] == [
+        ("warning", "state can't be recovered now", "silent for 40 s")
+    ]
+
+
 async def test_what_was_owned_before_is_released_before_anything_is_fenced(owned: OwnedPartitions, world: World) -> None:
     """A fresh owner for every partition at every assignment: the former one's memory may be of another generation."""
     await owned.fence({("orders", 0), ("orders", 1)})
