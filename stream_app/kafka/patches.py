@@ -1,4 +1,4 @@
-"""Four mends to aiokafka 0.14 that have no seam to hang them on; applied when this module is imported.
+"""Five mends to aiokafka 0.14 that have no seam to hang them on; applied when this module is imported.
 
 All are small and named here, so that a newer aiokafka is checked against them before the dependency's range is widened.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 import aiokafka.client
 from aiokafka import errors
-from aiokafka.consumer.fetcher import PartitionRecords
+from aiokafka.consumer.fetcher import Fetcher, PartitionRecords
 from aiokafka.producer.message_accumulator import MessageBatch
 from aiokafka.producer.sender import Sender
 from aiokafka.protocol.metadata import MetadataRequest
@@ -21,6 +21,7 @@ log = logging.getLogger("gapstream.kafka")
 _contains_abort_marker = PartitionRecords._contains_abort_marker
 _failure = MessageBatch.failure
 _find_coordinator = Sender._find_coordinator
+_proc_fetch_request = Fetcher._proc_fetch_request
 
 
 def contains_abort_marker(self: Any, batch: Any) -> bool:
@@ -71,6 +72,17 @@ async def find_coordinator(self: Any, kind: Any, key: str) -> int:
             return node
 
 
+async def proc_fetch_request(self: Any, assignment: Any, node_id: int, request: Any) -> bool:
+    """A fetch that is cancelled in its pause after a failure ends as one that is cancelled before it: with nothing.
+
+    aiokafka's consumer would not close while brokers are away, and end Faust's thread with a traceback.
+    """
+    try:
+        return bool(await _proc_fetch_request(self, assignment, node_id, request))
+    except asyncio.CancelledError:
+        return False
+
+
 def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """For the loops that aiokafka works in: an error of Kafka that nobody waited for is told where somebody did.
 
@@ -86,4 +98,5 @@ def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> N
 PartitionRecords._contains_abort_marker = contains_abort_marker
 MessageBatch.failure = failure
 Sender._find_coordinator = find_coordinator
+Fetcher._proc_fetch_request = proc_fetch_request
 aiokafka.client.MetadataRequest = QuietMetadataRequest

@@ -6,11 +6,13 @@ import asyncio
 import gc
 import logging
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import aiokafka.client
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED, PartitionRecords
+from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED, Fetcher, PartitionRecords
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
     KafkaConnectionError,
@@ -169,3 +171,28 @@ def test_without_the_mend_a_broken_connection_ends_the_producer() -> None:
     """When this fails, aiokafka mends itself: take ours out."""
     with pytest.raises(KafkaError, match="closed"):
         asyncio.run(patches._find_coordinator(Lookups(KafkaConnectionError("closed"), 3), 1, "app-orders-0"))
+
+
+async def cancelled_in_its_pause(process: Any) -> asyncio.Task[bool]:
+    """A fetch from a broker that is away, which is cancelled while it waits before the next attempt, as by the consumer's close."""
+
+    async def send(node: int, request: Any) -> Any:
+        raise KafkaConnectionError("away")
+
+    fetcher = SimpleNamespace(
+        _client=SimpleNamespace(send=send), _retry_backoff=60.0, _invalidate_preferred_read_replica_for_node=lambda node, request: None
+    )
+    task: asyncio.Task[bool] = asyncio.ensure_future(process(fetcher, None, 0, None))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    return task
+
+
+async def test_a_fetch_that_is_cancelled_in_its_pause_ends() -> None:
+    assert (await cancelled_in_its_pause(Fetcher._proc_fetch_request)).result() is False
+
+
+async def test_without_the_mend_it_cancels_the_close() -> None:
+    """When this fails, aiokafka mends itself: take ours out."""
+    assert (await cancelled_in_its_pause(patches._proc_fetch_request)).cancelled()
