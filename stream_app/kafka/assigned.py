@@ -85,6 +85,7 @@ class Assigned:
     def parser(self, view: memoryview, section: Section) -> BatchParser:
         """Reads the answer's part for this partition."""
         assert self.position is not None
+        now_ms = time.time_ns() // 1_000_000
         return BatchParser(
             view,
             section.start,
@@ -94,7 +95,7 @@ class Assigned:
             aborted=section.aborted,
             check_crcs=self.check_crcs,
             condemned=self.condemned,
-            minutes=MinuteRuns(time.time_ns() // 1_000_000 - KEPT_MS, self._allowance),
+            minutes=MinuteRuns(now_ms - KEPT_MS, self._allowance, now_ms + KEPT_MS),
         )
 
     def succeeded(self) -> None:

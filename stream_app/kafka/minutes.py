@@ -15,7 +15,10 @@ from stream_app.kafka.records import Record
 NEVER = 1 << 63
 """Above every time in milliseconds."""
 KEPT_MS = (KEPT_MINUTES + 60) * MINUTE_MS
-"""Records of more than so long ago are not told by minute: an hour more than is kept, for clocks that differ."""
+"""Records of more than so long ago are not told by minute: an hour more than is kept, for clocks that differ. Neither are those of so far
+ahead: a producer may stamp any 64-bit number, and microseconds for milliseconds are a common mistake."""
+LAST_MS = 253_402_300_800_000
+"""The year 10000: nobody can write a later time."""
 RUNS_MAX = 4_096
 """Runs of one answer; more only where times jump from record to record."""
 DECODED_MAX = 100_000
@@ -52,15 +55,19 @@ class MinuteRuns:
     batches may do that in locals and hand them back before anything else is called.
     """
 
-    __slots__ = ("_first", "_highest", "_lowest", "_minute", "_runs", "_since_ms", "allowance", "edge_high", "edge_low", "high", "low")
+    __slots__ = (
+        *("_first", "_highest", "_lowest", "_minute", "_runs", "_since_ms", "_until_ms"),
+        *("allowance", "edge_high", "edge_low", "high", "low"),
+    )
 
-    def __init__(self, since_ms: int = 0, allowance: Allowance | None = None) -> None:
-        """``since_ms``: records before it are of no minute."""
+    def __init__(self, since_ms: int = 0, allowance: Allowance | None = None, until_ms: int = LAST_MS) -> None:
+        """``since_ms``: records before it are of no minute; nor are those from the minute of ``until_ms`` on."""
         self.allowance = Allowance() if allowance is None else allowance
         self.low, self.high = NEVER, -1
         self.edge_low = NEVER
         self.edge_high = -1
         self._since_ms = max(since_ms, 0)
+        self._until_ms = until_ms // MINUTE_MS * MINUTE_MS
         self._runs: list[Timed] = []
         self._first = -1
         self._minute: int | None = None
@@ -68,14 +75,14 @@ class MinuteRuns:
 
     def spans(self, low_ms: int, high_ms: int) -> bool:
         """Whether records from the one time to the other are of more than one minute, of which one is kept."""
-        return high_ms >= self._since_ms and low_ms // MINUTE_MS != high_ms // MINUTE_MS
+        return high_ms >= self._since_ms and low_ms < self._until_ms and low_ms // MINUTE_MS != high_ms // MINUTE_MS
 
     def note(self, first: int, low_ms: int, high_ms: int) -> None:
         """Records from offset ``first`` on, behind all others, have times from the one to the other; they count by the latter."""
         if not (self.edge_low <= low_ms and high_ms < self.edge_high):
-            minute = high_ms // MINUTE_MS if high_ms >= self._since_ms else None
+            minute = high_ms // MINUTE_MS if self._since_ms <= high_ms < self._until_ms else None
             if minute != self._minute or self._first < 0:
-                self._turn(first, minute)
+                self._turn(first, minute, ahead=high_ms >= self._until_ms)
         if 0 <= low_ms < self.low:
             self.low = low_ms
         self.high = max(self.high, high_ms)
@@ -85,17 +92,19 @@ class MinuteRuns:
         for offset, time, _ in records:
             self.note(offset, time, time)
 
-    def _turn(self, first: int, minute: int | None) -> None:
+    def _turn(self, first: int, minute: int | None, *, ahead: bool) -> None:
         if len(self._runs) >= RUNS_MAX:
             self.edge_low, self.edge_high = -NEVER, NEVER  # what follows is counted with what was last
             return
         self._end()
         self._first, self._minute = first, minute
         self.low, self.high = NEVER, -1
-        if minute is None:
-            self.edge_low, self.edge_high = 0, self._since_ms  # what has no time at all must not become the lowest one
-        else:
+        if minute is not None:
             self.edge_low, self.edge_high = minute * MINUTE_MS, (minute + 1) * MINUTE_MS
+        elif ahead:
+            self.edge_low, self.edge_high = self._until_ms, NEVER
+        else:
+            self.edge_low, self.edge_high = 0, self._since_ms  # what has no time at all must not become the lowest one
 
     def _end(self) -> None:
         if self._first < 0:

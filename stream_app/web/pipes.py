@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -15,6 +14,7 @@ from stream_app.core.minutes import KEPT_MINUTES
 from stream_app.service.pipes import COUNT, OFFSET, PIPES, SECOND, STRING, TIME, Asked, Found, Pipe
 from stream_app.service.view import Allow, StatusView
 from stream_app.web.parameters import Query, flag, number, text
+from stream_app.web.times import rfc3339
 
 QUOTE_64 = "output_format_json_quote_64bit_integers"
 """ClickHouse's setting: 64-bit integers as strings, for clients whose numbers are doubles."""
@@ -24,7 +24,6 @@ READ_AT_ONCE = 5_000
 """Minutes and gaps that are looked at before others on the loop have their turn: about 20 ms."""
 FORMATS: Mapping[str, str] = {"json": "application/json", "csv": "text/csv", "ndjson": "application/x-ndjson"}
 """By ending of the path: the content type."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NULL = "\\N"
 """As ClickHouse writes it in CSV."""
 
@@ -88,7 +87,10 @@ def _csv(pipe: Pipe, rows: Sequence[Sequence[Any]]) -> bytes:
 def _csv_value(value: Any, kind: str) -> str:
     if value is None:
         return _NULL
-    return _quoted(_value(value, kind, False)) if kind in (STRING, TIME, SECOND) else str(value)
+    if kind not in (STRING, TIME, SECOND):
+        return str(value)
+    written = _value(value, kind, False)
+    return _NULL if written is None else _quoted(written)
 
 
 def _quoted(value: str) -> str:
@@ -102,8 +104,7 @@ def _bare(kind: str) -> str:
 def _value(value: Any, kind: str, quoted: bool) -> Any:
     if value is None:
         return None
-    if kind == TIME:
-        return f"{_EPOCH + timedelta(milliseconds=value):%Y-%m-%d %H:%M:%S}.{value % 1000:03}"
-    if kind == SECOND:
-        return f"{_EPOCH + timedelta(milliseconds=value):%Y-%m-%d %H:%M:%S}"
+    if kind in (TIME, SECOND):
+        when = rfc3339(value)  # None: a producer may stamp what nobody can write
+        return when if when is None else when[: 23 if kind == TIME else 19].replace("T", " ")
     return str(value) if quoted and kind in (OFFSET, COUNT) else value

@@ -13,7 +13,7 @@ from stream_app.core.minutes import MINUTE_MS
 from stream_app.core.model import Timed
 from stream_app.kafka import minutes as minutes_module
 from stream_app.kafka.batches import BatchParser, whole_batches
-from stream_app.kafka.minutes import DECODED_MAX, RUNS_MAX, SAVED, Allowance, MinuteRuns, join_minutes
+from stream_app.kafka.minutes import DECODED_MAX, LAST_MS, RUNS_MAX, SAVED, Allowance, MinuteRuns, join_minutes
 from tests.support.log_bytes import ABORT, COMMIT, CONTROL, GZIP, LOG_APPEND_TIME, TRANSACTIONAL, compress, marker, raw_batch, record
 
 START = 28_333_333 * MINUTE_MS
@@ -32,11 +32,12 @@ def parse(
     *,
     position: int = 0,
     since: int = 0,
+    until: int = LAST_MS,
     allowance: Allowance | None = None,
     budget: int = 10_000,
     aborted: Sequence[tuple[int, int]] = (),
 ) -> BatchParser:
-    known = {"position": position, "bound": FAR, "aborted": aborted, "minutes": MinuteRuns(since, allowance)}
+    known = {"position": position, "bound": FAR, "aborted": aborted, "minutes": MinuteRuns(since, allowance, until)}
     parser = BatchParser(memoryview(log), 0, len(log), **known)  # type: ignore[arg-type]  # of several types
     while not parser.step(budget):
         pass
@@ -87,6 +88,30 @@ def test_records_without_a_time_and_of_long_ago_are_of_no_minute() -> None:
         Timed(4, START // MINUTE_MS + 1, START + 60_000, START + 60_000),
     )
     assert (got.min_timestamp, got.max_timestamp) == (77, START + 60_000)
+
+
+@pytest.mark.parametrize("factor", [1_000, 1_000_000])
+def test_times_in_another_unit_are_of_no_minute(factor: int) -> None:
+    """Microseconds or nanoseconds for milliseconds: what nobody can write down must not get into the state or the answers."""
+    far = START * factor
+    log = timed_batch(0, [START]) + timed_batch(1, [far, far + 60_000]) + timed_batch(3, [far + 60_001]) + timed_batch(4, [77])
+    log += timed_batch(5, [far]) + timed_batch(6, [START + 5])
+    allowance = Allowance()
+    got = parse(log, since=START, allowance=allowance)
+    assert got.minutes.take() == (
+        Timed(0, START // MINUTE_MS, START, START),
+        Timed(1, None),
+        Timed(6, START // MINUTE_MS, START + 5, START + 5),
+    )
+    assert allowance.left == DECODED_MAX
+    assert (got.min_timestamp, got.max_timestamp) == (77, far + 60_001)
+
+
+def test_times_far_ahead_are_of_no_minute_by_whole_minutes() -> None:
+    log = timed_batch(0, [START + 59_999, START + 60_000]) + timed_batch(2, [START + 60_001]) + timed_batch(3, [START + 59_000])
+    wanted = [(0, 0, 59_999, 59_999), (3, 0, 59_000, 59_000)]
+    for until in (START + 60_000, START + 119_999):
+        assert told(parse(log, until=until).minutes.take()) == wanted
 
 
 def test_long_ago_costs_no_decoding() -> None:

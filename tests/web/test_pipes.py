@@ -88,6 +88,18 @@ async def test_what_is_not_known_is_null(serve: ServeApp, told: Worker) -> None:
     assert text.splitlines()[1] == r'"orders",0,5,8,3,\N,"billing",0,1,3', "the tombstone at 20 has nothing behind it either"
 
 
+@pytest.mark.parametrize("ending", ["json", "csv", "ndjson"])
+async def test_times_that_nobody_can_write_are_null(serve: ServeApp, told: Worker, ending: str) -> None:
+    """A producer may stamp a record with any number of 64 bits."""
+    row = MinuteRow(MINUTE - 2, 2, 0, 5, 6, 0, 0, 0, NOW, NOW * 1_000_000)
+    record = MinutesRecord(topic="orders", partition=0, sink="billing", block=row.minute // 10, minutes=[row])
+    told.view.apply(f"minutes/orders/0/billing/{record.block}".encode(), msgspec.json.encode(record))
+    response = await (await serve(told)).get(f"/v0/pipes/missing_offsets_alert.{ending}?topic=orders&sink=billing&minutes=1440")
+    text = await response.text()
+    assert response.status == 200
+    assert ("\\N" if ending == "csv" else '"last_message_time":null') in text, text
+
+
 async def test_ndjson_is_a_row_a_line(serve: ServeApp, told: Worker) -> None:
     response = await (await serve(told)).get("/v0/pipes/missing_offsets.ndjson")
     assert response.content_type == "application/x-ndjson"
