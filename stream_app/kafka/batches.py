@@ -139,6 +139,12 @@ class AbortedTransactions:
             return False
         return bool(batch.attributes & TRANSACTIONAL)
 
+    def pass_marker(self, batch: Batch) -> None:
+        """A control batch that can't be read ends what its producer has open: what it writes next is another transaction's."""
+        while self._ahead and self._ahead[-1][0] <= batch.base:
+            self._active.add(self._ahead.pop()[1])
+        self._active.discard(batch.producer_id)
+
 
 def control_type(view: memoryview, batch: Batch) -> int | None:
     """Type of a control batch; None for one that the cleaner emptied (KAFKA-7467)."""
@@ -451,7 +457,9 @@ class BatchParser:
         if left < OVERHEAD:
             return self._cut_off(HEADER_SIZE)
         base, length = _BASE_AND_LENGTH.unpack_from(self._view, at)
-        magic = self._view[at + _MAGIC_AT] if left > _MAGIC_AT else 2
+        if left <= _MAGIC_AT:  # of which format it is, and so how short it may be, is not told yet
+            return self._cut_off(max(OVERHEAD + length, HEADER_SIZE))
+        magic = self._view[at + _MAGIC_AT]
         batch = Batch(at, at + OVERHEAD + length, base, -1, magic, 0, 0, 0, -1, -1, -1, 1)
         return self._odd(batch)
 
@@ -476,6 +484,8 @@ class BatchParser:
         # leader believe that our logs differ.
         if max(self.epoch, self._epoch_low) <= batch.epoch <= self._epoch_high:
             self.epoch = batch.epoch
+        if batch.attributes & CONTROL:
+            self._aborting.pass_marker(batch)
         self._at = batch.stop
         return 0
 

@@ -289,6 +289,9 @@ class Lane:
         elif section.high_watermark < position:
             ended = f"its leader says that it ends at {section.high_watermark}; see the broker's log and its disks if it lasts"
             self._stalled(part, now, TroubleKind.SUSPECT, f"{part.topic}/{part.partition} was read up to offset {position}, but {ended}")
+        elif section.last_stable < 0 and part.isolation is Isolation.READ_COMMITTED:
+            message = f"the broker tells no last stable offset of {part.topic}/{part.partition}; read it with isolation: read_uncommitted"
+            self._stalled(part, now, TroubleKind.STUCK, message)
         elif position >= part.bound(section.high_watermark, section.last_stable):
             part.stalls, part.stalled_since = 0, None
         elif in_turn:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections.abc import Mapping
+from itertools import zip_longest
 from types import TracebackType
 
 from stream_app.core.model import Look, Run, Runs
@@ -237,10 +238,11 @@ class _Looking:
         """Looks at the batches of one answer; False: one is damaged and must be fetched over a fresh connection first."""
         self._bytes_left -= section.end - section.start
         decoded = 0
-        for batch in whole_batches(view, section.start, section.end):
+        batches = [*whole_batches(view, section.start, section.end)]
+        for batch, following in zip_longest(batches, batches[1:]):
             if batch.base >= bound or self.at >= self._read.runs[-1][1]:
                 break
-            last = batch.base if batch.magic < 2 else batch.base + max(batch.delta, 0)
+            last = _last_of(batch, following)
             if last < self.at:
                 continue
             if batch.magic >= 2:
@@ -309,6 +311,12 @@ class _Looking:
 
     def _advance(self, stop: int) -> None:
         self.at = max(self.at, stop)
+
+
+def _last_of(batch: Batch, following: Batch | None) -> int:
+    """The last offset of a batch, which may be damaged: the one that follows begins behind it."""
+    last = batch.base if batch.magic < 2 else batch.base + max(batch.delta, 0)
+    return last if following is None or following.base <= batch.base else min(last, following.base - 1)
 
 
 class _Runs:

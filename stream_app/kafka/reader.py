@@ -144,6 +144,8 @@ class LogReader:
         """Stops reading it; harmless where it was not assigned."""
         part = self._parts.pop((topic, partition), None)
         self._standings.pop((topic, partition), None)
+        # What halted the last assignment is met again by the next one, and must not be mended twice.
+        self._troubles = [one for one in self._troubles if one.kind not in HALTS or (one.topic, one.partition) != (topic, partition)]
         if part is not None:
             self._ready.pop(part.key, None)
             for lane in self._lanes.values():
@@ -174,8 +176,8 @@ class LogReader:
         told, self._troubles = self._troubles, []
         return told
 
-    async def wait(self) -> None:
-        """Returns when ``take`` or ``troubles`` would give something.
+    async def wait(self, *, troubles: bool = True) -> None:
+        """Returns when ``take`` or, if they are waited for, ``troubles`` would give something.
 
         Raises:
             RuntimeError: the reader was stopped.
@@ -183,7 +185,7 @@ class LogReader:
         """
         while True:
             self._check()
-            if self._ready or self._troubles:
+            if self._ready or (troubles and self._troubles):
                 return
             if not self._running:
                 msg = "the log reader was stopped; nothing will become ready"

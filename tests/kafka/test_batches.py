@@ -364,6 +364,24 @@ def test_t38_a_partial_batch_alone_skips_nothing_and_tells_its_size(length: int)
     assert got.needed == (len(alone) if length >= 12 else 61)
 
 
+@pytest.mark.parametrize("length", range(1, 40))
+def test_an_old_message_that_is_cut_off_is_not_damaged(length: int) -> None:
+    """It may be shorter than a header of the present format; of which one it is, its 17th byte says."""
+    log, alone = legacy(1, [0]) + legacy(1, [1]), legacy(1, [2])
+    got = parse(log + alone[:length])
+    assert (got.records, got.next, got.damage) == ([(0, 2)], 2, None)
+    assert got.needed >= len(alone)
+
+
+def test_an_abort_marker_that_can_not_be_read_ends_its_transaction() -> None:
+    """What its producer commits behind it must not be taken for aborted: the list of the answer is relative to the fetch."""
+    committed, aborted = (batch(first, last, attributes=TRANSACTIONAL, producer=7) for first, last in ((11, 20), (22, 30)))
+    log = flip(marker(10, 7, ABORT), -1) + committed + marker(21, 7, COMMIT) + aborted + marker(31, 7, ABORT)
+    for first in (0, 10):
+        got = parse(log, position=10, bound=32, aborted=[(7, first), (7, 22)], condemned=10)
+        assert (got.unreadable, got.records, got.aborted) == ([(10, 11)], [(11, 21)], [(22, 31)])
+
+
 @pytest.mark.parametrize("at", [17, 21, 23, 27, 35, 43, 57, 61, 70, -1])
 def test_a_wrong_crc_is_read_once_more_and_then_unreadable(at: int) -> None:
     log = batch(0, 9, epoch=1) + flip(batch(10, 19, epoch=2), at) + batch(20, 29, epoch=2)

@@ -342,3 +342,11 @@ def expected(batches: list[bytes], runs: Runs, start: int) -> Look:
         timestamps |= {offset: records[offset][0] for offset in {*there[:1], *there[-1:]}}
     beside = {o: records[o][0] for first, stop in runs for o in (first - 1, stop) if o in records and o >= start}
     return Look(runs[-1][1], start, tuple(holes), (), tuple(tombstones), timestamps, beside)
+
+
+async def test_a_batch_whose_header_claims_more_than_it_may_does_not_take_others_with_it(cluster: FakeCluster) -> None:
+    """One flipped bit in the last offset: what lies behind the batch is read as if nothing were."""
+    damaged = flip(batch(20, 29), 24)
+    cluster.add("orders", FakeLog([batch(0, 9), batch(10, 19), damaged, batch(30, 39), batch(40, 49)], end=50))
+    assert await look_at(cluster, (25, 26), (35, 45)) == Look(45, 0, unreadable=((25, 26),), timestamps={35: T0 + 35, 44: T0 + 44})
+    assert await look_at(cluster, (35, 45)) == Look(45, 0, timestamps={35: T0 + 35, 44: T0 + 44})

@@ -304,3 +304,35 @@ async def test_brokers_without_epochs_are_believed_after_a_longer_time(cluster: 
     refused = [one for one in wanted(cluster.requests(FETCH)) if one == (0, 50)]
     assert len(refused) >= 3
     assert cluster.requests(EPOCH_END) == []
+
+
+async def test_what_halted_an_assignment_is_not_told_of_the_next_one(cluster: FakeCluster) -> None:
+    """The owner has it read again before it hears of the loss: it must not mend the log twice."""
+    log = FakeLog(batches(0, 100, epoch=1), epoch=1)
+    topic = cluster.add("orders", log)
+    async with reading(cluster, max_wait_ms=10) as owner:
+        owner.assign("orders", 0, 0, topic_id=topic.topic_id)
+        await owner.read_to(100)
+        log.batches, log.epoch, log.epoch_ends = batches(0, 80, epoch=1) + batches(80, 90, epoch=2), 2, {1: (1, 80)}
+        cluster.changed()
+        async with asyncio.timeout(owner.patience_s):
+            while not any(one.kind in HALTS for one in owner.reader._troubles):
+                await owner.reader.wait()
+                owner.reader.take()
+                await asyncio.sleep(0)
+        owner.assign("orders", 0, 100, topic_id=topic.topic_id, leader_epoch=1, epochs=((1, 0),))
+        assert not owner.reader._troubles
+        told = await owner.trouble(TroubleKind.TRUNCATED)
+        assert (told.end_offset, owner.reader.troubles()) == (80, [])
+
+
+async def test_a_broker_that_tells_no_last_stable_offset_is_told_of(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """-1 is the protocol's default. Nothing is read then, and it is not asked again as fast as it answers."""
+    cluster.add("orders", FakeLog(batches(0, 100), end=100, stable=-1))
+    records = cluster._records
+    monkeypatch.setattr(cluster, "_records", lambda log, offset, bound, *sizes: records(log, offset, log.high_watermark, *sizes))
+    async with reading(cluster, max_wait_ms=10) as owner:
+        owner.assign("orders", 0, 0)
+        told = await owner.trouble(TroubleKind.STUCK)
+        assert "tells no last stable offset of orders/0" in told.message
+        assert ("orders", 0) not in owner.reads
