@@ -29,6 +29,7 @@ from stream_app.core.model import (
     Run,
     Runs,
     Status,
+    other_topic,
 )
 from stream_app.core.moved import Moved
 from stream_app.core.offsets import OffsetSet
@@ -251,7 +252,7 @@ class Ledger:
         """Whether it speaks of another topic of the same name, or may do so."""
         if observation.topic_id is None:
             return read.offset < self.unnamed_to
-        return observation.topic_id != self.log.topic_id
+        return other_topic(self.log.topic_id, observation.topic_id)
 
     def beyond_end(self, observation: Observation) -> bool:
         """Whether it speaks of offsets at or above the known high watermark, or claims more; ask for the end afresh then."""

@@ -230,6 +230,10 @@ class Minutes:
 
     # --- persistence ---
 
+    def touch(self) -> None:
+        """Count all of it as changed."""
+        self._changed.update(_hour(run.minute) for run in self.runs)
+
     def take_changes(self) -> dict[int, list[MinuteRun]]:
         """By hour (-1: of no minute) what changed since the last call; an empty list: nothing is left of it."""
         changed, self._changed = self._changed, set()
@@ -281,6 +285,10 @@ class MinuteCounts:
         for minute in [minute for minute in self.counts if not minutes.has(minute)]:
             del self.counts[minute]
             self._changed.add(_hour(minute))
+
+    def touch(self) -> None:
+        """Count all of it as changed."""
+        self._changed.update(map(_hour, self.counts))
 
     def take_changes(self) -> dict[int, list[tuple[int, int]]]:
         """By hour what changed since the last call; an empty list: nothing is left of it."""

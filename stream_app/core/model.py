@@ -24,6 +24,8 @@ CHUNK = 65_536
 """Offsets per chunk: the span of one Roaring container (https://roaringbitmap.org, format specification)."""
 MAX_OFFSET = 2**63 - 1
 """Kafka's offsets are signed 64-bit integers."""
+NO_TOPIC_ID = bytes(16)
+"""What stands for a topic's id where brokers tell none: Kafka before 2.8, and some that speak its protocol."""
 DOUBLED_MAX = 8
 """Rows beyond the first that a snapshot can name of one offset: of an offset with more than nine rows, nine are counted."""
 
@@ -372,3 +374,8 @@ class WorkerRecord(msgspec.Struct, kw_only=True, tag_field="kind", tag="worker")
     """``<topic>/<partition>`` -> ``updated_at_ms`` of the rows that it flushed last: what ``checked`` speaks of."""
     topics: dict[str, int] = msgspec.field(default_factory=dict)
     """Watched topics that exist -> their number of partitions."""
+
+
+def other_topic(known: bytes, told: bytes) -> bool:
+    """Whether these are ids of two topics. Where brokers told none, or tell none any more, nothing speaks for another one."""
+    return NO_TOPIC_ID not in (known, told) and known != told

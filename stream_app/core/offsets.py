@@ -339,6 +339,10 @@ class OffsetSet:
         self._changed.clear()
         return changes
 
+    def touch(self) -> None:
+        """Count all of it as changed: it is to be written under other keys."""
+        self._all_marked()
+
     def dump(self) -> dict[int, bytes]:
         """All of the set by the keys of ``take_changes``; the marks stay."""
         values = ((key, self._value(key)) for key in (FULL_RUNS, *self._keys))

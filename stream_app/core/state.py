@@ -192,6 +192,18 @@ def _sink_sets(sink: SinkState) -> list[OffsetSet]:
     ]
 
 
+def name_topic(ledger: Ledger, topic_id: bytes) -> None:
+    """Brokers tell an id of the topic that they did not tell before: it is the same topic, and its state is written anew under the id."""
+    ledger.log.topic_id = topic_id
+    ledger.log.minutes.touch()
+    for offsets in _log_sets(ledger.log):
+        offsets.touch()
+    for sink in ledger.sinks.values():
+        sink.doubled.touch()
+        for offsets in _sink_sets(sink):
+            offsets.touch()
+
+
 class StateCodec:
     """Turns one partition's ledger into changed keys and back; remembers what is stored, so unchanged values are not sent."""
 

@@ -16,15 +16,15 @@ import structlog
 
 from stream_app.core import events, report
 from stream_app.core.ledger import Candidates, Ledger
-from stream_app.core.model import Drop, LogEnds, LogRead, Look, Observation, ObservationRead, Row
+from stream_app.core.model import NO_TOPIC_ID, Drop, LogEnds, LogRead, Look, Observation, ObservationRead, Row, other_topic
 from stream_app.core.policy import Policy
-from stream_app.core.state import Changes, StateCodec, StateError
+from stream_app.core.state import Changes, StateCodec, StateError, name_topic
 from stream_app.kafka.driver import Bundle
 from stream_app.kafka.names import TopicNames
 from stream_app.kafka.trouble import Trouble, TroubleKind
 from stream_app.kafka.writer import FencedWriter, OutRecord, WriterLost
 from stream_app.service.context import Context, Store, TopicFacts, TopicRules, Unavailable
-from stream_app.service.holes import seen_again
+from stream_app.service.holes import FreshPolicy, seen_again
 from stream_app.service.mirrors import Mirrors
 from stream_app.service.status import StatusPages
 from stream_app.sinks.observation import Rejected, RejectReason, encode, parse
@@ -69,6 +69,7 @@ class PartitionOwner:
         self._fenced = False
         self._halt: Trouble | None = None
         self._suspect: LogRead | None = None
+        self._fresh_policy = FreshPolicy(context.port, names.watched, partition)
         self._observations_changed = False
         self._said: list[OutRecord] = []
         """To be written with the state that notes it."""
@@ -201,8 +202,11 @@ class PartitionOwner:
         ledger = self._codec.load(self.topic, self._store.items_of(self.partition), policies, context.clock_ms())
         if ledger is None:
             ledger = await self._create(facts, ends, policies)
-        elif ledger.log.topic_id != facts.topic_id:
+        elif other_topic(ledger.log.topic_id, facts.topic_id):
+            await self._confirm_id(facts.topic_id)
             await self._recreate(ledger, facts, ends)
+        else:
+            self._learn_id(ledger, facts.topic_id)
         ledger.begin(context.clock_ms())
         ledger.lateness_ms, ledger.retention_ms = self.rules.lateness_ms, facts.retention_ms
         ledger.read_committed = self.rules.read_committed
@@ -244,6 +248,18 @@ class PartitionOwner:
             compacted=facts.compacted,
             partitions=facts.partitions,
         )
+
+    async def _confirm_id(self, topic_id: bytes) -> None:
+        """A broker that lags may name the id of a topic that is gone: what follows from another id can't be taken back."""
+        await asyncio.sleep(RETRY_SECONDS)
+        if (await self.context.port.facts(self.topic)).topic_id != topic_id:
+            raise Unavailable(f"brokers name different ids of topic {self.topic}; it is asked again")
+
+    def _learn_id(self, ledger: Ledger, topic_id: bytes) -> None:
+        """Brokers that told no ids tell them since an upgrade."""
+        if ledger.log.topic_id == NO_TOPIC_ID != topic_id:
+            log.info("brokers tell the topic's id now; it is the same topic", topic=self.topic, partition=self.partition)
+            name_topic(ledger, topic_id)
 
     def _read_on(self, ledger: Ledger) -> None:
         """Have the reader go on from the head."""
@@ -296,7 +312,7 @@ class PartitionOwner:
         if trouble.kind is TroubleKind.RECREATED:
             facts = await self.context.port.facts(self.topic)
             ends = await self.context.port.ends(self.topic, self.partition)
-            if facts.topic_id != ledger.log.topic_id:
+            if other_topic(ledger.log.topic_id, facts.topic_id):
                 await self._recreate(ledger, facts, ends)
         elif trouble.end_offset is not None:
             ledger.truncate(trouble.end_offset, self.context.clock_ms(), reason=trouble.message)
@@ -308,7 +324,7 @@ class PartitionOwner:
         read, ledger, port = self._suspect, self._ledger, self.context.port
         if read is None or ledger is None:
             return
-        ledger.log.note_policy((await port.policy(self.topic, fresh=True)).compacted)
+        await self._fresh_policy.ask(ledger.log)
         holes = ledger.accuses(read)
         seen = read if not holes else await seen_again(port, self.topic, self.partition, read, holes)
         self._suspect = None
@@ -317,7 +333,8 @@ class PartitionOwner:
             self.context.telemetry.trouble("the log holds what the reader did not see", topic=self.topic, partition=self.partition)
         else:
             ledger.fold_log(seen, self.context.clock_ms())
-        self._read_on(ledger)
+        if self._halt is None:
+            self._read_on(ledger)
 
     async def _hear_anew(self) -> None:
         """The observations topic is another one: hear it from its beginning."""
@@ -366,6 +383,7 @@ class PartitionOwner:
             return
         if self._suspect is not None:
             return  # it is looked at; then reading goes on from where it leads
+        self._learn_id(ledger, read.topic_id)
         if ledger.accuses(read):
             self._suspect = read
             self._wake.set()
@@ -375,7 +393,7 @@ class PartitionOwner:
             self._log_sought = None
             if len(ledger.events) > told or before == read.position < read.next:
                 self._wake_if_told(ledger)
-        elif read.position > ledger.log.read and self._may_seek(self._log_sought, ledger.log.read):
+        elif read.position > ledger.log.read and self._halt is None and self._may_seek(self._log_sought, ledger.log.read):
             self._log_sought = (ledger.log.read, asyncio.get_running_loop().time())
             log.info("reading the log again from the head", topic=self.topic, partition=self.partition, offset=ledger.log.read)
             self._read_on(ledger)
@@ -433,14 +451,16 @@ class PartitionOwner:
 
     def _note_observations(self, ledger: Ledger, facts: TopicFacts, ends: LogEnds) -> None:
         """Of an observations topic that is another one now, nobody knows what was not read of the old one."""
-        if ledger.observations_id != facts.observations_id:
+        if other_topic(ledger.observations_id, facts.observations_id):
             log.warning("the observations topic was re-created; it is read from its beginning", topic=self.topic, partition=self.partition)
             ledger.observations_id, ledger.observed_to, ledger.unnamed_to = facts.observations_id, 0, 0
             ledger.doubt(ends.high_watermark)
+        elif facts.observations_id != NO_TOPIC_ID:
+            ledger.observations_id = facts.observations_id
 
     def observations_are(self, observations_id: bytes) -> None:
         """The observations topic's id, as the cluster names it now: another one than known is looked into."""
-        if self._ledger is not None and self._ledger.observations_id != observations_id:
+        if self._ledger is not None and other_topic(self._ledger.observations_id, observations_id):
             self._observations_changed = True
             self._wake.set()
 
@@ -490,7 +510,7 @@ class PartitionOwner:
     async def _look(self, ledger: Ledger, step: Candidates) -> Look:
         look = await self.context.port.look(self.topic, self.partition, ledger.log.topic_id, step.runs)
         if look.holes and ledger.log.ever_compacted is False:  # retention took them, unless the topic is compacted since a moment ago
-            ledger.log.note_policy((await self.context.port.policy(self.topic, fresh=True)).compacted)
+            await self._fresh_policy.ask(ledger.log)
         return look
 
     async def _note_policy(self) -> None:

@@ -121,7 +121,7 @@ class OwnedPartitions:
 
     async def wait_reads(self) -> None:
         """Until there are some."""
-        await self._reader.wait()
+        await self._reader.wait(troubles=False)
 
     def positions(self) -> dict[TP, int]:
         """What was flushed, by input."""

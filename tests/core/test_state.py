@@ -28,6 +28,7 @@ from stream_app.core.state import (
     SnapshotsHead,
     StateCodec,
     StateError,
+    name_topic,
 )
 from tests.core.strategies import BASE, GRACE, OTHER_ID, SKEW, TOPIC_ID, Rig, log_read, plain, policy
 
@@ -457,3 +458,18 @@ def test_the_broker_clock_and_the_head_come_back() -> None:
     assert loaded.broker_ms == rig.ledger.broker_ms == rig.now + SKEW
     assert loaded.observed_to == rig.ledger.observed_to
     assert loaded.log.absent_counts == {Absent.TRANSACTION_MARKER: 1, Absent.ABORTED: 1, Absent.COMPACTED: 1}
+
+
+def test_a_state_that_learns_its_topics_id_is_written_anew_under_it() -> None:
+    """All of it, and nothing stays under the old one; what is read back says the same."""
+    ledger, codec = rich().ledger, StateCodec(0)
+    stored = stored_by(codec.changes(ledger, force=True))
+    name_topic(ledger, OTHER_ID)
+    named = stored_by(codec.changes(ledger, force=True), stored)
+    assert {PREFIX.unpack_from(key)[2] for key in stored} == {TOPIC_ID}
+    assert named == {
+        PREFIX.pack(0, VERSION, OTHER_ID, PREFIX.unpack_from(key)[3]) + key[PREFIX.size :]: value for key, value in stored.items()
+    }
+    loaded = load(stored)
+    name_topic(loaded, OTHER_ID)
+    assert stored_by(StateCodec(0).changes(loaded, force=True)) == named, "as one that was read back learns it"

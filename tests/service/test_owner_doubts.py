@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from stream_app.core.model import LogEnds, Look, Runs
+from stream_app.core.model import NO_TOPIC_ID, Cause, LogEnds, Look, Runs
+from stream_app.service import holes as holes_module
 from stream_app.service import owner as owner_module
+from stream_app.service.context import TopicFacts
 from stream_app.service.owner import PartitionOwner
 from tests.support.fakes import OBSERVATIONS_ID, TOPIC_ID, Bench, all_there, bundle, log_read, said, until
 
@@ -94,6 +96,48 @@ async def test_a_topic_that_is_compacted_since_a_moment_ago_is_not_accused(bench
     await until(lambda: owner.flushed_read == 10)
     assert events(bench) == []
     assert owner.ledger.log.absent_counts == {"compacted": 2}
+
+
+async def test_nobody_is_accused_while_the_policy_can_not_be_asked(bench: Bench) -> None:
+    """The topic is compacted since a moment ago, and whoever could tell it does not answer just then."""
+    bench.port.looking = no_batch
+    owner = await bench.begun()
+    bench.port.facts_now = replace(bench.port.facts_now, compacted=None)
+    owner.fold_log(log_read(0, 10, **HOLED))
+    await until(lambda: len(bench.port.asked("policy")) > 3)
+    assert owner.ledger is not None
+    assert (events(bench), owner.ledger.log.read) == ([], 0)
+    bench.port.facts_now = replace(bench.port.facts_now, compacted=True)
+    await until(lambda: owner.flushed_read == 10)
+    assert (events(bench), owner.ledger.log.absent_counts) == ([], {"compacted": 2})
+
+
+async def test_a_sinks_candidates_wait_for_the_policy_too(bench: Bench) -> None:
+    """What compaction takes would be told as expired."""
+    owner = await bench.begun()
+    owner.fold_log(log_read(0, 10))
+    bench.port.facts_now = replace(bench.port.facts_now, compacted=None)
+    bench.port.looking = no_batch
+    await owner.fold_observations(bundle(0, said(runs=[[0, 4], [6, 9]])))
+    bench.clock.now_ms += 5_000
+    await owner.fold_observations(bundle(1, heard_ms=bench.clock.now_ms))
+    await until(lambda: len(bench.port.asked("policy")) > 3)
+    assert events(bench) == []
+    bench.port.facts_now = replace(bench.port.facts_now, compacted=False)
+    await until(lambda: events(bench))
+    assert [event["cause"] for event in bench.writer.events()] == ["expired"]
+
+
+async def test_a_policy_that_can_not_be_asked_for_long_is_unknown(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The right to ask was taken away: reading goes on, and nobody is accused of holes."""
+    monkeypatch.setattr(holes_module, "POLICY_SECONDS", 0.05)
+    bench.port.looking = no_batch
+    owner = await bench.begun()
+    bench.port.facts_now = replace(bench.port.facts_now, compacted=None)
+    owner.fold_log(log_read(0, 10, **HOLED))
+    await until(lambda: owner.flushed_read == 10)
+    assert owner.ledger is not None
+    assert (events(bench), owner.ledger.log.absent_counts, owner.ledger.log.ever_compacted) == ([], {"compacted": 2}, None)
 
 
 async def test_what_the_logs_start_passed_meanwhile_is_unread(bench: Bench) -> None:
@@ -241,3 +285,82 @@ async def test_an_unknown_first_sight_is_asked_again(bench: Bench) -> None:
     owner = await bench.begun()
     assert owner.ledger is not None
     assert len(bench.port.asked("first_partitions")) == 3
+
+
+# --- ids that brokers begin to tell -------------------------------------------------------------------------------------
+
+
+def nameless(**changed: Any) -> TopicFacts:
+    """Of brokers before 2.8."""
+    return replace(TopicFacts(NO_TOPIC_ID, NO_TOPIC_ID, 1, 1, False, None), **changed)
+
+
+async def received_all(bench: Bench) -> PartitionOwner:
+    """Ten records, all received but one, while brokers told no ids."""
+    bench.port.facts_now, bench.port.ends_now = nameless(), LogEnds(0, 10, 10)
+    owner = await bench.begun()
+    owner.fold_log(log_read(0, 10, topic_id=NO_TOPIC_ID))
+    await owner.fold_observations(bundle(0, said(runs=[[0, 4], [6, 9]])))
+    bench.clock.now_ms += 5_000
+    await owner.fold_observations(bundle(1, heard_ms=bench.clock.now_ms))
+    await until(lambda: events(bench))
+    assert events(bench) == [("gap.opened", "billing", [[5, 5]])]
+    return owner
+
+
+async def test_an_id_that_is_told_since_an_upgrade_is_the_same_topics(bench: Bench) -> None:
+    """The state goes on under the id; whoever takes over next finds all of it there."""
+    owner = await received_all(bench)
+    assert owner.ledger is not None
+    before = owner.ledger.sinks
+    await owner.release()
+    bench.port.facts_now = nameless(topic_id=TOPIC_ID, observations_id=OBSERVATIONS_ID)
+    for _ in range(2):
+        owner = await bench.begun()
+        await until(lambda: bench.owners[-1].flushed_read == 10)
+        assert owner.ledger is not None
+        assert (owner.ledger.log.topic_id, owner.ledger.observations_id) == (TOPIC_ID, OBSERVATIONS_ID)
+        for name, sink in owner.ledger.sinks.items():
+            assert (sink.received, sink.open, sink.observed) == (before[name].received, before[name].open, before[name].observed)
+        assert owner.ledger.sinks["billing"].open[Cause.NOT_RECEIVED].count == owner.ledger.observed_to == 1
+        assert events(bench) == []
+        assert all(TOPIC_ID in key for key in bench.store.kept), "nothing is left under no id"
+        await owner.release()
+
+
+async def test_an_id_that_is_told_while_the_log_is_read_is_the_same_topics(bench: Bench) -> None:
+    owner = await received_all(bench)
+    owner.fold_log(log_read(10, 20))
+    await until(lambda: owner.flushed_read == 20)
+    assert len(events(bench)) == 1
+    assert all(TOPIC_ID in key for key in bench.store.kept)
+
+
+async def test_ids_that_are_told_no_more_change_nothing(bench: Bench) -> None:
+    owner = await bench.begun()
+    owner.fold_log(log_read(0, 10))
+    await owner.release()
+    bench.port.facts_now = nameless()
+    owner = await bench.begun()
+    await until(lambda: owner.flushed_read == 10)
+    assert events(bench) == []
+    assert owner.ledger is not None
+    assert (owner.ledger.log.topic_id, owner.ledger.observations_id) == (TOPIC_ID, OBSERVATIONS_ID)
+
+
+async def test_another_id_is_believed_when_it_is_told_twice(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that lags names that of a topic that is gone."""
+    owner = await bench.begun()
+    owner.fold_log(log_read(0, 10))
+    await owner.release()
+    facts, answers = bench.port.facts, [OTHER_ID, TOPIC_ID]
+
+    async def lagging(topic: str) -> TopicFacts:
+        found = await facts(topic)
+        return replace(found, topic_id=answers.pop(0)) if answers else found
+
+    monkeypatch.setattr(bench.port, "facts", lagging)
+    owner = await bench.begun()
+    assert answers == []
+    assert owner.ledger is not None
+    assert (owner.ledger.log.topic_id, owner.ledger.log.read) == (TOPIC_ID, 10)

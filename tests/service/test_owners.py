@@ -89,8 +89,8 @@ class World:
     def take(self) -> dict[tuple[str, int], LogRead]:
         return self.ready
 
-    async def wait(self) -> None:
-        self.journal.append("wait")
+    async def wait(self, *, troubles: bool) -> None:
+        self.journal.append("wait, whatever troubles there are" if not troubles else "wait")
 
     def drop(self, topic: str, partition: int) -> None:
         self.journal.append(("drop", topic, partition))
@@ -208,7 +208,7 @@ async def test_the_reader_is_asked(owned: OwnedPartitions, world: World) -> None
     world.ready = {("orders", 0): log_read(0, 5)}
     assert owned.reads() == world.ready
     await owned.wait_reads()
-    assert world.journal == ["wait"]
+    assert world.journal == ["wait, whatever troubles there are"]
 
 
 async def test_positions_are_those_flushed(owned: OwnedPartitions) -> None:
