@@ -138,7 +138,7 @@ def pairs(shared_kit: KafkaKit, make_rig: Callable[..., Rig]) -> dict[str, Pair]
     return {
         "alone": Pair(shared_kit, make_rig, standby_replicas=0),
         "standby": Pair(shared_kit, make_rig, standby_replicas=1),
-        "patient": Pair(shared_kit, make_rig, session_timeout="20s"),
+        "patient": Pair(shared_kit, make_rig, session_timeout="45s"),
         "idle": Pair(shared_kit, make_rig, partitions=1),
     }
 
