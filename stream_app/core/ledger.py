@@ -46,6 +46,8 @@ UNCONFIGURED_MAX = 32
 LOOK_SPAN_MAX = 32 * CHUNK
 """Offsets judged in one step: bounds what one second look has to read."""
 LOOK_RUNS_MAX = 1_000
+AHEAD_MS = 86_400_000
+"""A snapshot's time may be ahead of the broker's so far: clocks differ, but not by more than a day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +255,11 @@ class Ledger:
         if observation.topic_id is None:
             return read.offset < self.unnamed_to
         return other_topic(self.log.topic_id, observation.topic_id)
+
+    def ahead_of_time(self, read: ObservationRead, observation: Observation) -> bool:
+        """Whether it is a snapshot that was taken long after it was written: believed, it would make every later one an old one."""
+        snapshot = observation.snapshot
+        return snapshot is not None and read.timestamp_ms >= 0 and snapshot.at_ms > read.timestamp_ms + AHEAD_MS
 
     def beyond_end(self, observation: Observation) -> bool:
         """Whether it speaks of offsets at or above the known high watermark, or claims more; ask for the end afresh then."""

@@ -165,6 +165,16 @@ class Minutes:
                 kept.append(run)
             joined = short
         self._replace([*kept, self.runs[-1]])
+        if len(self.runs) > RUNS_MAX:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        """Count what was read first in no minute: frozen runs, as of a log whose times jump and whose start follows, are not joined."""
+        surplus = len(self.runs) - _KEPT_AFTER_THINNING
+        while self.runs[surplus].minute is None:
+            surplus += 1
+        self._note_moved(*self.runs[:surplus])
+        self._replace(self.runs[surplus:])
 
     def _note_moved(self, *runs: MinuteRun) -> None:
         for run in runs:

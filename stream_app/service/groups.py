@@ -16,6 +16,7 @@ from typing import Protocol
 import structlog
 
 from stream_app.core.ledger import Ledger
+from stream_app.core.model import MAX_OFFSET
 from stream_app.core.sink import SinkState
 from stream_app.kafka.failures import KafkaError
 from stream_app.service.owner import PartitionOwner
@@ -31,6 +32,8 @@ EVERY_SECONDS = 1.0
 TICK_SECONDS = 0.1
 BACKOFF_SECONDS = 30.0
 """The longest pause after failures."""
+LAST_SEQUENCE = MAX_OFFSET - 2
+"""Of a source: two statements may follow it."""
 SAID_SECONDS = 30.0
 """What was handed to an owner and is not in the ledger after so long was rejected: it is said again if it still holds."""
 
@@ -226,6 +229,9 @@ class GroupWatcher:
         return None if commit == target.claim or waits else commit
 
     def _say(self, target: Target, commit: int, starts: Starts | None, now: float) -> None:
+        if target.sequence > LAST_SEQUENCE:
+            target.note(f"somebody else reports as {source_of(target.group)}, and left no number for what the group commits")
+            return
         known = Known(target.sequence, target.passed, target.ledger.log.topic_id)
         said = statements(target.name, target.group, known, commit, starts)
         target.owner.say(said)

@@ -22,7 +22,7 @@ from stream_app.kafka.writer import OutRecord
 from stream_app.service.context import Context, Port, TopicFacts
 from stream_app.service.status import copied_key
 from stream_app.sinks.copies import Gathered, observations
-from stream_app.sinks.observation import encode
+from stream_app.sinks.observation import encode, source_named
 
 COPIES_CHECK, LETTERS_CHECK = "copies", "dead letters"
 """Names of these checks of a sink."""
@@ -44,7 +44,7 @@ class Mirror:
 
     def source(self, number: int) -> str:
         """Who reports what one of its partitions says."""
-        return f"topic:{self.reader.where.topic}/{number}"
+        return source_named("topic:", self.reader.where.topic, f"/{number}")
 
     def key(self, number: int) -> str:
         """Under which the ledger keeps how far a partition was read."""

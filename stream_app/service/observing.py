@@ -147,10 +147,14 @@ class ObservationsWriter:
             raise Unavailable("the worker is stopping: send them to another one")
         if not self._has_room(len(lines), size_bytes):
             raise Unavailable("Kafka has not acknowledged earlier observations, and nothing was taken of these: send them again later")
+        try:
+            producer = self._ready_producer()
+        except KafkaException as error:
+            raise Unavailable(f"nothing can be written to Kafka: {describe_kafka_error(error)}") from error
         batch = _Batch(len(lines), size_bytes)
         self._batches.add(batch)
         batch.done.add_done_callback(lambda _: self._batches.discard(batch))
-        refusals = self._hand_over(batch, lines)
+        refusals = self._hand_over(producer, batch, lines)
         await asyncio.wait({batch.done}, timeout=WAIT_SECONDS)
         if any(batch.acknowledged):
             self._trouble = None
@@ -161,9 +165,8 @@ class ObservationsWriter:
         waiting_bytes = sum(batch.bytes for batch in self._batches)
         return waiting_lines + lines <= BACKLOG_LINES_MAX and waiting_bytes + size_bytes <= BACKLOG_BYTES_MAX
 
-    def _hand_over(self, batch: _Batch, lines: Sequence[Line]) -> dict[int, Failure]:
+    def _hand_over(self, producer: ProducerLike, batch: _Batch, lines: Sequence[Line]) -> dict[int, Failure]:
         """Queue all lines, or those before the first that can't be: index of those that were not queued, and why."""
-        producer = self._ready_producer()
         for index, line in enumerate(lines):
             topic = self._names[line.topic].observations
             try:

@@ -474,6 +474,8 @@ class PartitionOwner:
             observation = parse(read.value, self.topic, self.partition)
             if ledger.of_another(read, observation):
                 raise Rejected(RejectReason.OLDER_INCARNATION, "it speaks of another topic of the same name, or does not say of which")
+            if ledger.ahead_of_time(read, observation):
+                raise Rejected(RejectReason.MALFORMED, "at is more than a day after it was written; see the reporter's clock")
             if not ledger.has_room_for(observation.sink):
                 raise Rejected(RejectReason.TOO_MANY_SINKS, "too many sinks report that stand in no configuration")
             if ledger.beyond_end(observation) and not asked:

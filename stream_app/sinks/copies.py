@@ -6,11 +6,17 @@ Pure. A copy carries the topic, partition and offset of its source in headers: d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
-from stream_app.core.model import MAX_OFFSET, Observation, Status
+from stream_app.core.model import MAX_OFFSET, Observation, Runs, Status
 from stream_app.core.offsets import END, OffsetSet
+
+TIMES_MAX = 1_000
+"""Copies of one record, read at once, that are told one by one: more of them say nothing new, and each is an observation."""
+RUNS_AT_ONCE = 10_000
+"""Of one observation: about half of what it may have, even if each is written out in full."""
 
 Header = tuple[str, bytes | str | None]
 
@@ -68,6 +74,8 @@ class Gathered:
     """Records whose headers tell no source."""
     others: int = 0
     """Copies of other topics."""
+    _times: dict[tuple[int, int], int] = field(default_factory=dict)
+    """By source partition and offset: how often it was copied."""
 
     def add(self, sources: Iterable[Source | None], topic: str) -> None:
         """Takes some more."""
@@ -77,7 +85,16 @@ class Gathered:
             elif source.topic != topic:
                 self.others += 1
             else:
-                self._add(self.offsets.setdefault(source.partition, []), source.offset)
+                self._add(source.partition, source.offset)
+
+    def _add(self, partition: int, offset: int) -> None:
+        times = self._times[partition, offset] = self._times.get((partition, offset), 0) + 1
+        if times > TIMES_MAX:
+            return
+        levels = self.offsets.setdefault(partition, [])
+        if times > len(levels):
+            levels.append(OffsetSet())
+        levels[times - 1].add(offset, offset + 1)
 
     def set_apart(self, partition: int, end: int) -> None:
         """What is said to come from ``end`` on, where the log ends, becomes observations of its own: they are rejected whole."""
@@ -87,14 +104,6 @@ class Gathered:
             level.remove(end, END)
         self.offsets[partition] = [level for level in (*levels, *beyond) if level]
 
-    @staticmethod
-    def _add(levels: list[OffsetSet], offset: int) -> None:
-        for level in levels:
-            if offset not in level:
-                level.add(offset, offset + 1)
-                return
-        levels.append(OffsetSet(((offset, offset + 1),)))
-
 
 def observations(
     gathered: Gathered, sink: str, status: Status, reason: str | None, source: str, sequence: int
@@ -102,8 +111,14 @@ def observations(
     """Source partition and observation, numbered from ``sequence`` on in the order of the list."""
     found = []
     for partition, levels in sorted(gathered.offsets.items()):
-        for level in levels:
-            said = Observation(sink, tuple(level.runs()), status, reason=reason, source=source, sequence=sequence)
-            found.append((partition, said))
+        for runs in (some for level in levels for some in _portions(level)):
+            found.append((partition, Observation(sink, runs, status, reason=reason, source=source, sequence=sequence)))
             sequence += 1
     return found
+
+
+def _portions(offsets: OffsetSet) -> Iterator[Runs]:
+    """Runs that one observation can hold, whatever their numbers are."""
+    runs = offsets.runs()
+    while some := tuple(islice(runs, RUNS_AT_ONCE)):
+        yield some

@@ -8,15 +8,12 @@ passed between two looks, nobody knows which came first, so it is ``unobserved``
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 from stream_app.core.model import Observation, Status
 from stream_app.core.sources import GROUP_PREFIX
-from stream_app.sinks.observation import NAME_CHARS_MAX
+from stream_app.sinks.observation import source_named
 
-_NAME_MAX = NAME_CHARS_MAX - len(GROUP_PREFIX)
-_DIGEST_CHARS = 16
 UNOBSERVED = "the log's start and the group's commit passed it between two looks"
 
 
@@ -43,10 +40,7 @@ class Starts:
 
 def source_of(group: str) -> str:
     """The source of its observations: its name, cut and told apart by a digest where it is longer than a source may be."""
-    if len(group) > _NAME_MAX:
-        digest = hashlib.sha256(group.encode()).hexdigest()[:_DIGEST_CHARS]
-        group = f"{group[: _NAME_MAX - _DIGEST_CHARS - 1]}~{digest}"
-    return GROUP_PREFIX + group
+    return source_named(GROUP_PREFIX, group)
 
 
 def statements(sink: str, group: str, known: Known, commit: int, starts: Starts | None) -> list[Observation]:

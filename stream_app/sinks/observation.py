@@ -6,6 +6,7 @@ by the limits below. ``encode`` is the way back. Ranges are closed in JSON and h
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -37,6 +38,18 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _AT_MS_MAX = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND
 """The end of the year 9999 in UTC: with an offset, RFC 3339 reaches a little beyond it."""
+
+
+_DIGEST_CHARS = 16
+
+
+def source_named(prefix: str, name: str, suffix: str = "") -> str:
+    """A source of these three; the name is cut, and told apart by a digest, where all of it is longer than a source may be."""
+    room = NAME_CHARS_MAX - len(prefix) - len(suffix)
+    if len(name) > room:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:_DIGEST_CHARS]
+        name = f"{name[: room - _DIGEST_CHARS - 1]}~{digest}"
+    return prefix + name + suffix
 
 
 class RejectReason(StrEnum):

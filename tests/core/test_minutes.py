@@ -240,3 +240,20 @@ def test_counts_by_minute_go_with_their_minute() -> None:
     counts.keep(minutes)
     assert counts == MinuteCounts([(NOW, 5)])
     assert counts.take_changes() == {NOW // HOUR + 1: []}
+
+
+def test_frozen_runs_are_bounded_too() -> None:
+    """Of a log whose times jump and whose start follows: what was read first is of no minute then."""
+    minutes, dice = Minutes(), random.Random(3)
+    stop = 0
+    while stop < 2 * RUNS_MAX:
+        for _ in range(100):
+            minutes.add([at(stop, dice.randrange(NOW - 1_000, NOW))])
+            stop += 1
+        minutes.freeze(stop - 10, stop, [], lambda first, end: OffsetSet(((first, end),)))
+        assert len(minutes.runs) <= RUNS_MAX + 100
+    assert minutes.runs[0].minute is not None
+    assert minutes.minute_of(5) is None
+    assert minutes.minute_of(stop - 1) is not None
+    stored = {hour: runs for hour, runs in minutes.take_changes().items() if runs}
+    assert Minutes(run for runs in stored.values() for run in runs) == minutes

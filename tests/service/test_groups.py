@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import structlog
 
-from stream_app.core.model import Row
+from stream_app.core.model import MAX_OFFSET, Row
 from stream_app.core.policy import Policy
 from stream_app.kafka.failures import KafkaError, UnreachableError
 from stream_app.service import groups as groups_module
@@ -19,6 +19,7 @@ from stream_app.service import owner as owner_module
 from stream_app.service.groups import GroupWatcher, Partition
 from stream_app.service.owner import PartitionOwner
 from stream_app.service.telemetry import Telemetry
+from stream_app.sinks.group import source_of
 from tests.support.fakes import NAMES, Bench, MemoryStore, bundle, log_read, until
 
 SOURCE = "group:loader"
@@ -510,3 +511,17 @@ async def test_a_defect_is_logged_and_the_group_asked_again(world: World) -> Non
         await until(lambda: any(line["event"] == "a group is asked again after a defect" for line in lines), "the log line")
     world.brokers.commits = {}
     assert await world.commit(10) == [("received", None, 10)]
+
+
+async def test_a_number_that_leaves_no_room_makes_the_sink_unknown(world: World) -> None:
+    """Somebody else reported as the group, with the last number that there is."""
+    await world.begin()
+    assert await world.commit(10) == [("received", None, 10)]
+    ledger = world.owner.ledger
+    assert ledger is not None
+    ledger.sinks["legacy"].sources.sequences[source_of("loader")] = MAX_OFFSET
+    world.brokers.commits = {HERE: 60}
+    await until(lambda: ledger.sinks["legacy"].checks.failing, "the check fails")
+    ((_, reason),) = ledger.sinks["legacy"].checks.failing.values()
+    assert "somebody else reports as group:loader" in reason
+    assert len(world.written()) == 1

@@ -305,3 +305,19 @@ async def test_trouble_is_one_line_and_lasting_trouble_is_told_until_it_is_over(
     assert told[:2] == [("sink.unknown", "topic copy: no such topic"), ("sink.known", None)]
     assert ("gap.opened", [[1, 3]]) in told[2:]
     await bench.close()
+
+
+async def test_offsets_far_apart_and_a_long_name_are_said_all_the_same() -> None:
+    """Whatever stands in the headers, and however long a name Kafka allows: the partition must not be given up for it."""
+    reader, state, out = Reader(1), ledger(), list[OutRecord]()
+    reader.where = CopyTopic("c" * 249, SourceHeaders("t", "p", "o"), {}, KafkaSettings((("b", 1),)))
+    port = ScriptedPort(facts_now=facts(1, 1), ends_now=LogEnds(0, 10, 10))
+    reader.given[0] = copied(0, 3, *(2**62 + 2**38 * number for number in range(25_000)))
+    await mirrors(port, mirror(reader)).collect(state, out)
+    assert said(out)[0][3] == [[3, 3]]
+    assert [len(runs) for _, _, _, runs in said(out)] == [1, 10_000, 10_000, 5_000]
+    (source,) = {json.loads(record.value or b"")["source"] for record in out}
+    assert source.startswith("topic:ccc")
+    assert source.endswith("/0")
+    assert len(source) == 200
+    assert [*state.mirrored.values()] == [(25_001, 4, COPY_ID)]

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 
 from stream_app.demo.broker import EmbeddedBroker
 from stream_app.kafka.names import TopicNames
@@ -269,3 +269,18 @@ async def test_the_real_client_on_an_embedded_broker(monkeypatch: pytest.MonkeyP
     begun = time.monotonic()
     await writer.close()
     assert time.monotonic() - begun < 10
+
+
+async def test_a_producer_that_can_not_be_made_leaves_nothing_behind(world: World) -> None:
+    """A certificate that is gone: it is said, and once it is there again observations are taken."""
+
+    def fail(conf: dict[str, Any]) -> Producer:
+        raise KafkaException(KafkaError(KafkaError._INVALID_ARG, "ssl.ca.location failed: No such file"))
+
+    world.make_next = fail  # type: ignore[assignment]  # in place of a class
+    for _ in range(3):
+        with pytest.raises(Unavailable, match=r"ssl\.ca\.location failed"):
+            await world.write(b"one")
+    assert not world.writer._batches
+    world.make_next = Producer
+    assert await world.write(b"one") == [None]

@@ -364,3 +364,15 @@ async def test_another_id_is_believed_when_it_is_told_twice(bench: Bench, monkey
     assert answers == []
     assert owner.ledger is not None
     assert (owner.ledger.log.topic_id, owner.ledger.log.read) == (TOPIC_ID, 10)
+
+
+async def test_a_snapshot_from_the_future_is_rejected(bench: Bench) -> None:
+    """Believed, it would make every later one an old one, and nothing would be told of the sink any more."""
+    owner = await bench.begun()
+    owner.fold_log(log_read(0, 10))
+    far = said(runs=[[0, 4]], snapshot=[0, 9], rows=5, at="9999-12-31T00:00:00Z", source="table:x", sequence=1)
+    near = said(runs=[[0, 4]], snapshot=[0, 9], rows=5, at="2023-11-15T20:00:00Z", source="table:x", sequence=2)
+    await owner.fold_observations(bundle(0, far, near))
+    assert bench.rejected == {"malformed": 1}
+    assert owner.ledger is not None
+    assert owner.ledger.sinks["billing"].snapshots.last_ms == 1_700_078_400_000

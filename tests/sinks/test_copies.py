@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.core.model import Status
-from stream_app.sinks.copies import Gathered, Source, SourceHeaders, observations, source_of
+from stream_app.sinks.copies import TIMES_MAX, Gathered, Source, SourceHeaders, observations, source_of
+from stream_app.sinks.observation import VALUE_BYTES_MAX, encode
 
 NAMES = SourceHeaders("t", "p", "o")
 
@@ -66,3 +67,22 @@ def test_what_lies_beyond_the_logs_end_is_said_apart() -> None:
         (0, ((10, 11),)),
         (1, ((200, 201),)),
     ]
+
+
+def test_what_one_observation_can_not_hold_is_said_in_several() -> None:
+    """An id or a time in the offset's header, far apart from each other: each run is written out in full."""
+    offsets = [(2**62 // 25_000) * number for number in range(25_000)]
+    gathered = Gathered()
+    gathered.add([Source("orders", 0, offset) for offset in offsets], "orders")
+    said = observations(gathered, "copy", Status.RECEIVED, None, "topic:c/0", 7)
+    assert [one.sequence for _, one in said] == [7, 8, 9]
+    assert [first for _, one in said for first, _ in one.runs] == offsets
+    assert all(len(encode(one, "orders", 0)) < VALUE_BYTES_MAX for _, one in said)
+
+
+def test_copies_of_one_record_without_end_are_told_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header that is always the same: neither minutes of work nor an observation for each."""
+    gathered = Gathered()
+    gathered.add([Source("orders", 0, 0)] * 50_000, "orders")
+    said = observations(gathered, "copy", Status.RECEIVED, None, "topic:c/0", 0)
+    assert [one.runs for _, one in said] == [((0, 1),)] * TIMES_MAX
