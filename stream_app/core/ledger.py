@@ -17,6 +17,7 @@ from stream_app.core.events import Event, EventType
 from stream_app.core.log import LogState
 from stream_app.core.model import (
     CHUNK,
+    NO_TOPIC_ID,
     Absent,
     Cause,
     Drop,
@@ -76,7 +77,7 @@ class Ledger:
     sinks: dict[str, SinkState] = field(default_factory=dict)
     observed_to: int = 0
     """Next offset of the observations partition to fold."""
-    observations_id: bytes = bytes(16)
+    observations_id: bytes = NO_TOPIC_ID
     """Topic id of the observations topic."""
     broker_ms: int | None = None
     """Broker's time of the last observation folded; never backward."""

@@ -10,7 +10,7 @@ import asyncio
 import random
 from collections.abc import Collection, Iterable, Mapping
 
-from stream_app.core.model import LogEnds
+from stream_app.core.model import LogEnds, other_topic
 from stream_app.kafka.connection import Connection, Frame, KafkaSettings, open_connection
 from stream_app.kafka.failures import BrokerError, KafkaError, MalformedError, RefusedError, UnreachableError, UnsupportedError
 from stream_app.kafka.group_protocol import decode_offsets_of, encode_offsets_of
@@ -306,7 +306,7 @@ class Cluster:
             KafkaError: as :meth:`leader`; a BrokerError with UNKNOWN_TOPIC_ID where the topic has another id by now.
         """
         info = topic_of(await self.metadata([topic]), topic)
-        if info.exists and NO_UUID not in (topic_id, info.topic_id) and info.topic_id != topic_id:
+        if info.exists and other_topic(topic_id, info.topic_id):
             raise BrokerError(ErrorCode.UNKNOWN_TOPIC_ID, f"{topic} was deleted and created anew; its new incarnation can't be compared")
         leader = info.leaders.get(partition)
         if leader is None or leader.node < 0:

@@ -14,7 +14,7 @@ from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stream_app.core.model import Epochs, LogEnds, LogRead
+from stream_app.core.model import Epochs, LogEnds, LogRead, other_topic
 from stream_app.kafka.assigned import Assigned, Key
 from stream_app.kafka.cluster import MOVED, Cluster, refusal, topic_of
 from stream_app.kafka.connection import KafkaSettings
@@ -351,7 +351,8 @@ class LogReader:
                 continue  # whoever fetches meets the same failure, and tells it
             for part in parts:
                 topic = topic_of(info, part.topic)
-                if topic.exists and NO_UUID not in (topic.topic_id, part.topic_id) and topic.topic_id != part.topic_id:
+                assert part.topic_id is not None
+                if topic.exists and other_topic(part.topic_id, topic.topic_id):
                     self._lane_of(part).remove(part)
                     self.is_lost(part, _changed_id(part))
 

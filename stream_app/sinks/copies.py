@@ -6,12 +6,12 @@ Pure. A copy carries the topic, partition and offset of its source in headers: d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
-from stream_app.core.model import MAX_OFFSET, Observation, Runs, Status
+from stream_app.core.model import MAX_OFFSET, Observation, Status
 from stream_app.core.offsets import END, OffsetSet
+from stream_app.sinks.observation import portions
 
 TIMES_MAX = 1_000
 """Copies of one record, read at once, that are told one by one: more of them say nothing new, and each is an observation."""
@@ -111,14 +111,7 @@ def observations(
     """Source partition and observation, numbered from ``sequence`` on in the order of the list."""
     found = []
     for partition, levels in sorted(gathered.offsets.items()):
-        for runs in (some for level in levels for some in _portions(level)):
+        for runs in (some for level in levels for some in portions(tuple(level.runs()), RUNS_AT_ONCE)):
             found.append((partition, Observation(sink, runs, status, reason=reason, source=source, sequence=sequence)))
             sequence += 1
     return found
-
-
-def _portions(offsets: OffsetSet) -> Iterator[Runs]:
-    """Runs that one observation can hold, whatever their numbers are."""
-    runs = offsets.runs()
-    while some := tuple(islice(runs, RUNS_AT_ONCE)):
-        yield some

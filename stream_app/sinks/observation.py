@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar
@@ -38,9 +39,13 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _AT_MS_MAX = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND
 """The end of the year 9999 in UTC: with an offset, RFC 3339 reaches a little beyond it."""
-
-
 _DIGEST_CHARS = 16
+
+
+def portions(runs: Runs, most: int) -> Iterator[Runs]:
+    """The same runs, ``most`` at a time, for observations of their own."""
+    for at in range(0, len(runs), most):
+        yield runs[at : at + most]
 
 
 def source_named(prefix: str, name: str, suffix: str = "") -> str:

@@ -85,12 +85,10 @@ def _csv(pipe: Pipe, rows: Sequence[Sequence[Any]]) -> bytes:
 
 
 def _csv_value(value: Any, kind: str) -> str:
-    if value is None:
-        return _NULL
-    if kind not in (STRING, TIME, SECOND):
-        return str(value)
     written = _value(value, kind, False)
-    return _NULL if written is None else _quoted(written)
+    if written is None:
+        return _NULL
+    return _quoted(written) if kind in (STRING, TIME, SECOND) else str(written)
 
 
 def _quoted(value: str) -> str:

@@ -80,7 +80,7 @@ def test_what_one_observation_can_not_hold_is_said_in_several() -> None:
     assert all(len(encode(one, "orders", 0)) < VALUE_BYTES_MAX for _, one in said)
 
 
-def test_copies_of_one_record_without_end_are_told_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copies_of_one_record_without_end_are_told_up_to_a_number() -> None:
     """A header that is always the same: neither minutes of work nor an observation for each."""
     gathered = Gathered()
     gathered.add([Source("orders", 0, 0)] * 50_000, "orders")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from stream_app.core.model import CHUNK, Observation, Runs, Snapshot, Status
 from stream_app.core.offsets import END, OffsetSet
 from stream_app.sinks.clickhouse.layout import Held, Span, chunk_runs, joined
+from stream_app.sinks.observation import portions
 
 AHEAD_CHUNKS = 4_096
 """Chunks from that of ``settled`` on that one check asks for: a table that is far ahead is taken in steps of 268 million offsets."""
@@ -118,7 +119,7 @@ def _of_span(held: Held, standing: Standing, sink: str) -> Iterator[Observation]
     first, stop = stated(held, standing)
     if held.quarantined:
         runs = tuple((held.quarantined.within(first, max(first, stop)) - standing.put_aside).runs())
-        for some in _portions(runs):
+        for some in portions(runs, RUNS_MAX):
             yield said.that(some, Status.QUARANTINED, reason=QUARANTINED)
     judged = min(standing.since, standing.settled)
     for start, end in (held.present.within(first, max(first, min(judged, stop))) & standing.again).runs():
@@ -127,7 +128,7 @@ def _of_span(held: Held, standing: Standing, sink: str) -> Iterator[Observation]
     doubted = _doubted(standing, first, stop)
     unsure = doubted.within(standing.settled, END) - held.present - held.quarantined - standing.received
     low, high = _begins(held, standing), max(_last(held) + 1, standing.horizon)
-    for some in _portions(tuple(unsure.within(low, max(low, high)).runs())):
+    for some in portions(tuple(unsure.within(low, max(low, high)).runs()), RUNS_MAX):
         yield said.that(some, Status.UNOBSERVED, reason=TOO_OLD)
     yield from _snapshots(held.present | (doubted - unsure), held, first, stop, said)
 
@@ -191,11 +192,6 @@ class _Saying:
         )
         one.sequence += 1
         return said
-
-
-def _portions(runs: Runs) -> Iterator[Runs]:
-    for at in range(0, len(runs), RUNS_MAX):
-        yield runs[at : at + RUNS_MAX]
 
 
 def _pieces(sets: tuple[OffsetSet, ...], first: int, stop: int) -> Iterator[tuple[int, int]]:
